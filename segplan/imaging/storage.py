@@ -1,0 +1,72 @@
+"""Writing a file so that it is either whole or absent."""
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from segplan.errors import StorageError
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+_NEARLY_FULL_BYTES = 1 << 20
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, and rename it to `path` when the block ends without an error.
+
+    The temporary name has the same ending (writers that choose the format by it work) and begins with a dot. Missing
+    parent folders are made. After an error nothing is left, and an older file of that name is as it was.
+
+    Args:
+        path: the file to be written.
+
+    Yields:
+        The path that the block must write to.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except Exception as error:
+        trouble = _storage_trouble(error, path, temporary)
+        if trouble is None:
+            raise
+        raise trouble from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _storage_trouble(error: Exception, path: Path, temporary: Path) -> StorageError | None:
+    """The StorageError that `error` stands for, or None if it is about something else."""
+    if _says_disk_full(error, path):
+        return StorageError("no space left on the disk", path, "Free some space, or choose another folder.")
+    if not isinstance(error, OSError) or error.errno not in _REFUSED:
+        return None
+    about = {str(name) for name in (error.filename, error.filename2) if name is not None}
+    ours = {str(place) for place in (path, temporary, *path.parents)}
+    if about and not about & ours:
+        return None  # a file that the block reads, not the one that it writes
+    reason = os.strerror(error.errno).lower()
+    return StorageError(f"cannot be written ({reason})", path, "Choose a folder that you may write to.")
+
+
+def _says_disk_full(error: Exception, path: Path) -> bool:
+    """Whether `error` comes from a full disk, also where a library (torch, safetensors, ITK) hides the errno."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    if os.strerror(errno.ENOSPC) in str(error):
+        return True
+    try:
+        return isinstance(error, RuntimeError) and shutil.disk_usage(path.parent).free < _NEARLY_FULL_BYTES
+    except OSError:
+        return False

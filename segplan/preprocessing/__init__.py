@@ -1,0 +1,31 @@
+"""Preprocessing: from a case as read to arrays on the network's grid, and the store that holds them."""
+
+from segplan.preprocessing.case import OUTSIDE, CaseProperties, PreprocessedCase, preprocess
+from segplan.preprocessing.cpus import available_cpus
+from segplan.preprocessing.locations import ANNOTATED, foreground_locations, location_keys
+from segplan.preprocessing.plan import NORMALIZATIONS, PreprocessingPlan
+from segplan.preprocessing.pool import run_parallel
+from segplan.preprocessing.resample import resample_image, resample_labels, resampled_shape, separate_axis
+from segplan.preprocessing.store import CaseStore, StoredCase
+from segplan.preprocessing.to_store import preprocess_to_store
+
+__all__ = [
+    "ANNOTATED",
+    "NORMALIZATIONS",
+    "OUTSIDE",
+    "CaseProperties",
+    "CaseStore",
+    "PreprocessedCase",
+    "PreprocessingPlan",
+    "StoredCase",
+    "available_cpus",
+    "foreground_locations",
+    "location_keys",
+    "preprocess",
+    "preprocess_to_store",
+    "resample_image",
+    "resample_labels",
+    "resampled_shape",
+    "run_parallel",
+    "separate_axis",
+]

@@ -1,0 +1,204 @@
+"""Resampling of images, logits and label maps to another grid, one axis after the other.
+
+The rules are nnU-Net 2.8.1's: voxel centres stay aligned with the field of view, edges are continued, images are cubic
+B-splines clipped to their range, logits are linear, and thick slices are not mixed (see `separate_axis`). A tensor
+product of splines is separable, so three passes over lines replace the 64 neighbours of a voxel.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from segplan.errors import ImageError
+
+ANISOTROPY_THRESHOLD = 3.0
+"""Beyond this ratio of largest to smallest spacing, slices are resampled on their own."""
+
+_INT16 = np.iinfo(np.int16)
+
+
+def resampled_shape(shape: Sequence[int], current: Sequence[float], new: Sequence[float]) -> tuple[int, int, int]:
+    """The size that keeps the field of view when spacing goes from `current` to `new`; at least one voxel an axis."""
+    z, y, x = (max(1, round(a / b * n)) for n, a, b in zip(shape, current, new, strict=True))
+    return (z, y, x)
+
+
+def separate_axis(current: Sequence[float], new: Sequence[float]) -> int | None:
+    """The axis along which slices are not mixed, or None.
+
+    Judged by the current spacing, else by the new one: the axis of the largest spacing if that is more than
+    `ANISOTROPY_THRESHOLD` times the smallest. No single largest axis, no separation.
+    """
+    for spacing in (current, new):
+        largest = max(spacing)
+        if largest / min(spacing) > ANISOTROPY_THRESHOLD:
+            axes = [axis for axis, value in enumerate(spacing) if value == largest]
+            return axes[0] if len(axes) == 1 else None
+    return None
+
+
+def resample_image(
+    array: NDArray[np.float32],
+    shape: Sequence[int],
+    current: Sequence[float],
+    new: Sequence[float],
+    order: int = 3,
+) -> NDArray[np.float32]:
+    """Resample every channel to a grid of `shape`.
+
+    Args:
+        array: (C, Z, Y, X). Returned as it is when its shape does not change.
+        shape: the output's (Z, Y, X).
+        current: spacing of `array` in mm; with `new` it decides only whether slices are separate.
+        new: spacing of the output in mm.
+        order: 3 for images (cubic B-spline, clipped to the channel's or, with separate slices, the slice's range),
+            1 for logits (linear).
+
+    Returns:
+        (C, *shape) float32.
+    """
+    if order not in (1, 3):
+        raise ValueError(f"order must be 1 or 3, not {order}")
+    if tuple(array.shape[1:]) == tuple(shape):
+        return array
+    result = np.empty((array.shape[0], *shape), dtype=np.float32)
+    separate = separate_axis(current, new)
+    for channel, target in zip(array, result, strict=True):
+        _resample_channel(np.ascontiguousarray(channel, dtype=np.float32), target, separate, order)
+    return result
+
+
+def resample_labels(
+    labels: NDArray[np.integer], shape: Sequence[int], current: Sequence[float], new: Sequence[float]
+) -> NDArray[np.int16]:
+    """Resample a label map: each voxel takes the label with the largest linear weight around it.
+
+    One pass whatever the number of labels. Equal to resizing each label's indicator linearly and taking the largest;
+    exact ties go to the nearest neighbour's label if it is among the tied ones, else to the smallest label.
+
+    Args:
+        labels: (Z, Y, X), values within int16.
+        shape: the output's (Z, Y, X).
+        current: spacing of `labels` in mm.
+        new: spacing of the output in mm.
+
+    Returns:
+        `shape`, int16 (`labels` itself where nothing changes).
+    """
+    narrow = to_int16(labels)
+    if tuple(labels.shape) == tuple(shape):
+        return narrow
+    from segplan.preprocessing.kernels import vote_labels
+
+    separate = separate_axis(current, new)
+    tables = [_vote_table(labels.shape[axis], shape[axis], axis == separate) for axis in range(3)]
+    target = np.empty(tuple(shape), dtype=np.int16)
+    nodes, shares = zip(*tables, strict=True)
+    vote_labels(np.ascontiguousarray(narrow), target, nodes, shares)
+    return target
+
+
+def to_int16(labels: NDArray[np.integer]) -> NDArray[np.int16]:
+    """The same labels as int16, uncopied if they are so already.
+
+    Raises:
+        ImageError: a value does not fit.
+    """
+    if labels.size and not np.can_cast(labels.dtype, np.int16):
+        low, high = int(labels.min()), int(labels.max())
+        if low < _INT16.min or high > _INT16.max:
+            raise ImageError(
+                f"label values from {low} to {high} do not fit 16 bits", remedy="Number the labels 0, 1, 2 …"
+            )
+    return labels.astype(np.int16, copy=False)
+
+
+def _centres(size_in: int, size_out: int) -> NDArray[np.float64]:
+    """Where the centres of the output's voxels lie in the input, in voxels."""
+    return (np.arange(size_out, dtype=np.float64) + 0.5) * (size_in / size_out) - 0.5
+
+
+def _nearest_slice(size_in: int, size_out: int) -> NDArray[np.int64]:
+    position = np.floor(size_in / size_out * (np.arange(size_out) + 0.5))
+    index: NDArray[np.int64] = np.minimum(position, size_in - 1).astype(np.int64)
+    return index
+
+
+def _cubic_table(size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    centre = _centres(size_in, size_out)
+    below = np.floor(centre)
+    t = centre - below
+    weights = np.empty((size_out, 4))
+    weights[:, 0] = (1 - t) ** 3 / 6
+    weights[:, 1] = (t * t * (t - 2) * 3 + 4) / 6
+    weights[:, 3] = t**3 / 6
+    weights[:, 2] = 1 - weights[:, 0] - weights[:, 1] - weights[:, 3]
+    return below.astype(np.int64) - 1, weights
+
+
+def _linear_table(size_in: int, size_out: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    centre = np.clip(_centres(size_in, size_out), 0, size_in - 1)
+    below = np.floor(centre)
+    t = centre - below
+    return below.astype(np.int64), np.stack([1 - t, t], axis=1)
+
+
+def _vote_table(size_in: int, size_out: int, separate: bool) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Lower, upper and nearest index, and the weights of the first two, of each output position on an axis."""
+    if separate:
+        nearest = _nearest_slice(size_in, size_out)
+        return np.stack([nearest] * 3, axis=1), np.tile([1.0, 0.0], (size_out, 1))
+    lower, shares = _linear_table(size_in, size_out)
+    upper = np.minimum(lower + 1, size_in - 1)
+    centre = np.clip(_centres(size_in, size_out), 0, size_in - 1)
+    nearest = np.minimum(np.floor(centre + 0.5).astype(np.int64), size_in - 1)
+    return np.stack([lower, upper, nearest], axis=1), shares
+
+
+def _resample_channel(
+    volume: NDArray[np.float32], target: NDArray[np.float32], separate: int | None, order: int
+) -> None:
+    """Resample one channel (Z, Y, X) into `target`: what shrinks first and what grows last, to save work."""
+    picks = None if separate is None else _nearest_slice(volume.shape[separate], target.shape[separate])
+    if separate is not None and picks is not None and target.shape[separate] <= volume.shape[separate]:
+        volume, picks = _take(volume, picks, separate), None
+    in_plane = tuple(axis for axis in range(3) if axis != separate)
+    axes = [axis for axis in in_plane if volume.shape[axis] != target.shape[axis]]
+    axes.sort(key=lambda axis: target.shape[axis] / volume.shape[axis])
+    low = volume.min(axis=in_plane, keepdims=True) if order == 3 and axes else None
+    high = volume.max(axis=in_plane, keepdims=True) if order == 3 and axes else None
+    for position, axis in enumerate(axes):
+        final = picks is None and position == len(axes) - 1
+        volume = _resample_axis(volume, axis, target.shape[axis], order, target if final else None)
+    if low is not None and high is not None:
+        np.clip(volume, low, high, out=volume)
+    if separate is not None and picks is not None:
+        volume = _take(volume, picks, separate)
+    if volume is not target:
+        target[...] = volume
+
+
+def _take(volume: NDArray[np.float32], picks: NDArray[np.int64], axis: int) -> NDArray[np.float32]:
+    return volume if np.array_equal(picks, np.arange(volume.shape[axis])) else volume.take(picks, axis=axis)
+
+
+def _resample_axis(
+    volume: NDArray[np.float32], axis: int, size: int, order: int, target: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    from segplan.preprocessing.kernels import resample_axis
+
+    shape = (*volume.shape[:axis], size, *volume.shape[axis + 1 :])
+    result = np.empty(shape, dtype=np.float32) if target is None else target
+    table = _cubic_table if order == 3 else _linear_table
+    resample_axis(_as_lines(volume, axis), _as_lines(result, axis), *table(volume.shape[axis], size))
+    return result
+
+
+def _as_lines(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """A view (A, n, B) of a contiguous volume with `axis` in the middle and its neighbours in memory last."""
+    if axis == 0:
+        return volume.reshape(1, volume.shape[0], -1)
+    if axis == 1:
+        return volume
+    return volume.reshape(1, -1, volume.shape[2]).transpose(0, 2, 1)

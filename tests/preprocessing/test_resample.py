@@ -1,0 +1,167 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from plain_resampling import slice_by_slice, vote, zoom
+
+from segplan.errors import ImageError
+from segplan.preprocessing import resample_image, resample_labels, resampled_shape, separate_axis
+
+ISOTROPIC = (1.0, 1.0, 1.0)
+SIZES = [
+    ((20, 31, 17), (33, 20, 40)),
+    ((17, 13, 11), (9, 6, 5)),
+    ((5, 6, 7), (15, 18, 14)),
+    ((1, 5, 3), (1, 9, 2)),
+    ((2, 3, 4), (7, 1, 9)),
+    ((9, 40, 33), (9, 41, 33)),
+    ((1, 1, 1), (3, 2, 4)),
+]
+
+
+def noise(shape, seed=0):
+    return np.random.default_rng(seed).normal(3, 2, shape).astype(np.float32)
+
+
+def blobs(shape, seed=0, labels=6):
+    """Random label maps of -1 to labels - 2, coarse enough to have both uniform and mixed neighbourhoods."""
+    coarse = np.random.default_rng(seed).integers(-1, labels - 1, [max(1, size // 3 + 1) for size in shape])
+    fine = coarse.repeat(3, 0).repeat(3, 1).repeat(3, 2)
+    return fine[: shape[0], : shape[1], : shape[2]].astype(np.int16)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_image_equals_scipys_zoom_per_channel(old, new, order):
+    image = noise((2, *old))
+    result = resample_image(image, new, ISOTROPIC, ISOTROPIC, order)
+    expected = np.stack([zoom(channel, new, order) for channel in image])
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() < 1e-6 * np.ptp(image)
+
+
+@pytest.mark.parametrize("order", [1, 3])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("factor", [0.6, 1.0, 1.7])
+def test_thick_slices_are_resampled_in_their_plane_and_picked(axis, factor, order):
+    old, new = [12, 13, 14], [18, 10, 21]
+    new[axis] = round(old[axis] * factor)
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = 3.5
+    image = noise((1, *old))
+    result = resample_image(image, new, spacing, ISOTROPIC, order)
+    expected = slice_by_slice(image[0], new, axis, lambda plane, shape: zoom(plane, shape, order))
+    assert np.abs(result[0] - expected).max() < 1e-6 * np.ptp(image)
+
+
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_labels_equal_the_largest_indicator(old, new):
+    labels = blobs(old)
+    assert np.array_equal(resample_labels(labels, new, ISOTROPIC, ISOTROPIC), vote(labels, new))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 18)] * 3), st.integers(0, 2**16))
+def test_labels_equal_the_largest_indicator_for_any_size_and_every_voxel_its_own_label(old, new, seed):
+    labels = np.random.default_rng(seed).integers(-1, 5, old).astype(np.int16)
+    assert np.array_equal(resample_labels(labels, new, ISOTROPIC, ISOTROPIC), vote(labels, new))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_labels_of_thick_slices_are_voted_in_their_plane(axis):
+    spacing = [1.0, 1.0, 1.0]
+    spacing[axis] = 3.5
+    labels = blobs((12, 13, 14))
+    expected = slice_by_slice(labels, (17, 19, 9), axis, vote)
+    assert np.array_equal(resample_labels(labels, (17, 19, 9), spacing, ISOTROPIC), expected)
+
+
+def test_exact_ties_go_to_the_nearest_label_or_else_to_the_smallest():
+    two = np.array([[[5, 3]]], dtype=np.int16)
+    assert resample_labels(two, (1, 1, 1), ISOTROPIC, ISOTROPIC).item() == 3  # the nearest of a half is the upper one
+    four = np.array([[[9, 4], [7, 2]]], dtype=np.int16)
+    assert resample_labels(four, (1, 1, 1), ISOTROPIC, ISOTROPIC).item() == 2
+    third_is_nearest_but_loses = np.array([[[9, 4, 4], [9, 4, 7]], [[6, 9, 8], [3, 9, 9]]], dtype=np.int16)
+    result = resample_labels(third_is_nearest_but_loses, (1, 1, 2), ISOTROPIC, ISOTROPIC)
+    assert np.array_equal(result, vote(third_is_nearest_but_loses, (1, 1, 2)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.integers(1, 12)] * 3), st.tuples(*[st.integers(1, 20)] * 3), st.integers(0, 2**16))
+def test_output_stays_in_the_inputs_range(old, new, seed):
+    image = noise((1, *old), seed)
+    result = resample_image(image, new, ISOTROPIC, ISOTROPIC)
+    assert image.min() <= result.min() and result.max() <= image.max()
+
+
+def test_the_same_grid_gives_back_the_same_array():
+    image, labels = noise((2, 4, 5, 6)), blobs((4, 5, 6))
+    assert resample_image(image, (4, 5, 6), (5, 1, 1), (1, 1, 1)) is image
+    assert resample_labels(labels, (4, 5, 6), (5, 1, 1), (1, 1, 1)) is labels
+
+
+def test_a_smooth_function_comes_back_from_a_finer_grid():
+    z, y, x = np.meshgrid(*[np.linspace(0, 2, size) for size in (24, 26, 28)], indexing="ij")
+    image = (np.sin(z) * np.cos(y) + x).astype(np.float32)[None]
+    fine = resample_image(image, (48, 52, 56), ISOTROPIC, (0.5, 0.5, 0.5))
+    back = resample_image(fine, (24, 26, 28), (0.5, 0.5, 0.5), ISOTROPIC)
+    assert np.abs(back - image)[:, 3:-3, 3:-3, 3:-3].max() < 1e-3
+
+
+def test_strided_and_read_only_input_is_taken():
+    image = np.broadcast_to(noise((1, 6, 5, 4)).transpose(0, 3, 2, 1), (1, 4, 5, 6))
+    expected = zoom(image[0], (7, 8, 9), 3)
+    assert np.abs(resample_image(image, (7, 8, 9), ISOTROPIC, ISOTROPIC)[0] - expected).max() < 1e-5
+    labels = blobs((6, 5, 4)).transpose(2, 1, 0)
+    labels.setflags(write=False)
+    assert np.array_equal(resample_labels(labels, (7, 8, 9), ISOTROPIC, ISOTROPIC), vote(labels, (7, 8, 9)))
+
+
+@pytest.mark.parametrize(
+    ("current", "new", "expected"),
+    [
+        ((1, 1, 1), (1, 1, 1), None),
+        ((3, 1, 1), (1, 1, 1), None),  # the threshold is strict
+        ((3.1, 1, 1), (1, 1, 1), 0),
+        ((1, 1, 4), (9, 1, 1), 2),  # the current spacing goes first
+        ((1, 1, 1), (1, 9, 1), 1),
+        ((3.1, 1, 2.9), (1, 1, 1), 0),  # only largest against smallest
+        ((0.24, 1.25, 1.25), (1, 1, 1), None),  # two thick axes: none is separate
+        ((0.24, 1.25, 1.25), (9, 1, 1), None),
+        ((999, 1, 1), (999, 0.5, 0.5), 0),
+    ],
+)
+def test_separate_axis(current, new, expected):
+    assert separate_axis(current, new) == expected
+
+
+def test_resampled_shape_rounds_half_to_even_and_never_to_nothing():
+    assert resampled_shape((5, 7, 1), (0.5, 0.5, 0.4), (1, 1, 1)) == (2, 4, 1)
+
+
+def test_labels_beyond_16_bits_are_refused():
+    with pytest.raises(ImageError, match="16 bits"):
+        resample_labels(np.full((2, 2, 2), 40_000, dtype=np.uint16), (3, 3, 3), ISOTROPIC, ISOTROPIC)
+
+
+def test_kernels_work_where_no_compilation_cache_can_be_written(monkeypatch):
+    from numba import types
+
+    from segplan.preprocessing import kernels
+
+    def refuse(*args, cache, **options):
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(kernels.numba, "njit", refuse)
+    assert kernels._compiled(types.int64)(len) is len
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, segplan.preprocessing; print([m for m in ('numba', 'torch', 'SimpleITK') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
