@@ -1,0 +1,66 @@
+"""Whether a low-resolution configuration is worth having, and at which spacing (nnU-Net 2.8.1's search)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from segplan.planning.configure import Configured, configure
+from segplan.planning.reasons import percent
+from segplan.planning.settings import PlannerSettings
+from segplan.planning.spacing import Triple, coarsen
+
+
+@dataclass(frozen=True)
+class Lowres:
+    """The low-resolution configuration: spacing in mm and median size in voxels, both in the network's axis order."""
+
+    spacing: Triple
+    median_shape: tuple[int, ...]
+    configured: Configured
+    steps: int
+    coverage: float
+    """Share of the median image at full resolution that the full-resolution patch covers."""
+
+
+def search_lowres(
+    fullres: Configured,
+    spacing: Triple,
+    median_shape: Sequence[float],
+    *,
+    num_training: int,
+    label_count: int,
+    settings: PlannerSettings,
+) -> Lowres | str:
+    """Coarsen the spacing step by step until a patch covers enough of the median image.
+
+    Args:
+        fullres: the full-resolution configuration.
+        spacing: its spacing in mm.
+        median_shape: voxels of the median image at that spacing.
+        num_training: number of training cases, for the cap on the batch.
+        label_count: channels of the head counted in the memory estimate.
+        settings: the planner's constants.
+
+    Returns:
+        The configuration, or the reason why there is none.
+    """
+    voxels = full_voxels = math.prod(median_shape)
+    patch_voxels = math.prod(fullres.topology.patch_size)
+    coverage = patch_voxels / full_voxels if full_voxels else 1.0
+    if coverage >= settings.lowres_patch_fraction:
+        return f"not needed: the 3d patch covers {percent(min(coverage, 1))} of the median image"
+    low, size, configured, steps = spacing, tuple(round(edge) for edge in median_shape), fullres, 0
+    while patch_voxels / voxels < settings.lowres_patch_fraction:
+        low = coarsen(low, settings)
+        exact = [old / new * edge for old, new, edge in zip(spacing, low, median_shape, strict=True)]
+        voxels = math.prod(exact)
+        size = tuple(round(edge) for edge in exact)
+        configured = configure(low, size, voxels * num_training, label_count, settings)
+        patch_voxels = math.prod(configured.topology.patch_size)
+        steps += 1
+    if full_voxels / voxels < settings.lowres_min_reduction:
+        return (
+            f"not needed: a patch covers {percent(settings.lowres_patch_fraction)} of the median image "
+            f"already with {percent(voxels / full_voxels)} of its voxels"
+        )
+    return Lowres(low, size, configured, steps, coverage)
