@@ -1,0 +1,194 @@
+"""Compose a job's configuration with Hydra and say in one line what is wrong with an override."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from segplan.entry.locations import configs_folder, planned
+from segplan.errors import ConfigError, PlanError
+
+
+def add_to_search_path(workspace: Path) -> None:
+    """Let Hydra find the plans in `workspace` (for `compose` and for `hydra.main` alike)."""
+
+    class WorkspaceSearchPath(SearchPathPlugin):
+        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+            search_path.append("segplan-workspace", f"file://{workspace}")
+
+    Plugins.instance().register(WorkspaceSearchPath)
+
+
+def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConfig:
+    """The configuration of `job` (plan, train or predict) with the user's `arguments`, interpolations resolved.
+
+    Raises:
+        ConfigError: an override cannot be parsed, names a key that does not exist, or has a value of the wrong type.
+        PlanError: `plan=` names no plan of the workspace.
+    """
+    overrides = _parse(arguments)
+    # Only training composes a plan; to the other jobs `plan` is a plain value.
+    folders = (configs_folder(), workspace) if job == "train" else (configs_folder(),)
+    # `plan` is a group of training even before anything is planned.
+    groups = [item for item in overrides if _is_group(item, folders) or (job, item.key_or_group) == ("train", "plan")]
+    values = [item for item in overrides if item not in groups]
+    _check_choices(groups, folders, workspace)
+    if job == "train":
+        add_to_search_path(workspace)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(configs_folder()), version_base="1.3"):
+        base = _compose(job, [_text(item) for item in groups])
+        problems = [problem for item in values if (problem := _problem_of(item, base))]
+        if problems:
+            raise ConfigError("; ".join(problems))
+        config = _compose(job, [_text(item) for item in overrides])
+    with open_dict(config):
+        choice = config.pop("_plan_choice", None)
+        config.workspace = str(workspace)
+        if choice is not None:
+            parts = str(choice).split("/")
+            config.dataset, config.configuration = parts[0], parts[-1]
+            config.plan_name = "/".join(parts[1:-1]) or None
+    try:
+        OmegaConf.resolve(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0], remedy="Correct the interpolation (${...}).") from error
+    return config
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in arguments:
+        try:
+            parsed.extend(parser.parse_overrides([argument]))
+        except HydraException as error:
+            raise ConfigError(
+                f"cannot read the override {argument!r}",
+                remedy="Write key=value; quote values with special characters: 'key=\"a value\"'.",
+            ) from error
+    return parsed
+
+
+def _compose(job: str, overrides: list[str]) -> DictConfig:
+    try:
+        config = compose(job, overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    choice = config.hydra.runtime.choices.get("plan")
+    with open_dict(config):
+        del config["hydra"]
+        if choice is not None:
+            config["_plan_choice"] = choice
+    return config
+
+
+def _text(override: Override) -> str:
+    return str(override.input_line)
+
+
+def _is_group(override: Override, folders: Sequence[Path]) -> bool:
+    return any((folder / override.key_or_group).is_dir() for folder in folders) and not isinstance(
+        override.value(), dict
+    )
+
+
+def _check_choices(groups: Sequence[Override], folders: Sequence[Path], workspace: Path) -> None:
+    for item in groups:
+        if item.is_delete() or not isinstance(item.value(), str):
+            continue
+        choice = str(item.value())
+        if any((folder / item.key_or_group / f"{choice}.yaml").is_file() for folder in folders):
+            continue
+        if item.key_or_group == "plan":
+            raise missing_plan(choice, workspace)
+        known = sorted(file.stem for folder in folders for file in (folder / item.key_or_group).glob("*.yaml"))
+        raise ConfigError(
+            f"no {item.key_or_group}={choice}{_nearest(choice, known)}", remedy=f"There are: {', '.join(known)}."
+        )
+
+
+def missing_plan(choice: str, workspace: Path) -> PlanError:
+    """The error for a plan that is not in the workspace, naming those that are."""
+    plans = planned(workspace)
+    dataset, _, configuration = choice.partition("/")
+    if not configuration and plans:
+        return PlanError(f"plan={choice} names no configuration", remedy=f"Planned: {', '.join(plans)}.")
+    same = [name.partition("/")[2] for name in plans if name.startswith(f"{dataset}/")]
+    if same:
+        return PlanError(f"no plan {choice}", remedy=f"Planned: {', '.join(same)}.")
+    if plans:
+        return PlanError(f"no plan {choice}{_nearest(choice, plans)}", remedy=f"Planned: {', '.join(plans)}.")
+    return PlanError(
+        f"no plan {choice}: nothing is planned in {workspace}", remedy="Run python plan.py dataset=FOLDER first."
+    )
+
+
+def _problem_of(override: Override, base: DictConfig) -> str | None:
+    key = override.key_or_group
+    if override.is_force_add() or override.is_add() or override.is_hydra_override() or key.startswith("hydra"):
+        return None
+    if not _exists(base, key):
+        return f"unknown key {key}{_nearest(key, list(_keys(base)))}"
+    if override.is_delete():
+        return None
+    return _type_problem(key, OmegaConf.select(base, key, throw_on_resolution_failure=False), override.value())
+
+
+def _type_problem(key: str, default: Any, value: Any) -> str | None:
+    if isinstance(value, str) and "${" in value:
+        return None
+    wanted: str | None = None
+    if isinstance(default, bool):
+        wanted = None if isinstance(value, bool) else "true or false"
+    elif isinstance(default, int) and key != "fold":
+        wanted = None if isinstance(value, int | float | None) and not isinstance(value, bool) and key else "a number"
+    elif isinstance(default, float):
+        wanted = None if isinstance(value, int | float | None) and not isinstance(value, bool) else "a number"
+    elif isinstance(default, DictConfig):
+        wanted = None if isinstance(value, dict | None) else "a mapping"
+    elif isinstance(default, ListConfig):
+        wanted = None if isinstance(value, list | str | None) else "a list"
+    return f"{key}={value} must be {wanted}" if wanted else None
+
+
+def _exists(config: DictConfig, key: str) -> bool:
+    node: Any = config
+    for part in key.split("."):
+        if isinstance(node, DictConfig) and part in node.keys():  # noqa: SIM118 `in node` resolves the value
+            node = node._get_node(part)
+        elif isinstance(node, ListConfig) and part.isdigit() and int(part) < len(node):
+            node = node._get_node(int(part))
+        else:
+            return False
+    return True
+
+
+def _keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    for key in map(str, config):
+        yield f"{prefix}{key}"
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            yield from _keys(node, f"{prefix}{key}.")
+
+
+def _nearest(given: str, known: Sequence[str]) -> str:
+    # A misspelt first part must not hide a right last part: compare whole keys, then the last parts.
+    matches = difflib.get_close_matches(given, known, n=1, cutoff=0.6)
+    if not matches:
+        last = {name.rsplit(".", 1)[-1]: name for name in known}
+        matches = [
+            last[match] for match in difflib.get_close_matches(given.rsplit(".", 1)[-1], list(last), n=1, cutoff=0.75)
+        ]
+    return f". Did you mean {matches[0]}?" if matches else ""

@@ -1,0 +1,35 @@
+"""The text of `--help`: the primary config's own header, its keys and groups, and what is planned."""
+
+from pathlib import Path
+
+from segplan.entry.locations import configs_folder, planned
+
+
+def help_text(job: str, workspace: Path) -> str:
+    """What `python JOB.py --help` prints; built from the config files alone, so it is quick and never out of date."""
+    lines = (configs_folder() / f"{job}.yaml").read_text(encoding="utf-8").splitlines()
+    header = [line[1:].removeprefix(" ") for line in _leading(lines)]
+    keys = [
+        f"  {line}"
+        for line in lines[len(header) :]
+        if line and line[0].isalpha() and not line.startswith(("defaults", "hydra"))
+    ]
+    parts = [*header, "", "Keys (key=value; --cfg job prints the whole configuration):", *keys]
+    groups = [line.strip()[2:].split(":")[0] for line in lines if line.startswith("  - ") and "_self_" not in line]
+    options = {group: sorted(file.stem for file in (configs_folder() / group).glob("*.yaml")) for group in groups}
+    shown = [f"  {group}={'|'.join(names)}" for group, names in options.items() if names]
+    if shown:
+        parts += ["", "Groups (group=option; each key inside as group.key=value):", *shown]
+    if job in ("train", "predict"):
+        plans = planned(workspace)
+        parts += (
+            ["", f"Planned in {workspace}:", *(f"  plan={name}" for name in plans)]
+            if plans
+            else ["", f"Nothing is planned in {workspace} yet."]
+        )
+    return "\n".join(parts)
+
+
+def _leading(lines: list[str]) -> list[str]:
+    count = next((index for index, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return lines[:count]

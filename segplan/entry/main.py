@@ -1,0 +1,124 @@
+"""The command line of the three jobs: compose once, check, write the configuration, run, turn errors into codes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segplan.entry.arguments import quote_paths
+from segplan.entry.compose import compose_job
+from segplan.entry.help import help_text
+from segplan.entry.locations import planned, workspace_folder
+from segplan.errors import ConfigError, SegplanError, StorageError, VerificationError
+from segplan.jobs.console import print_problems
+
+_HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc", "--version")
+
+
+def main(job: str, arguments: Sequence[str] | None = None) -> int:
+    """Run `job` (plan, train or predict) as the command line says; returns the exit code.
+
+    0: done. 2: the user's input is wrong, said in one line on stderr. 1: anything else.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "debug=true" in given or "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        return _dispatch(job, given)
+    except SegplanError as error:
+        if debug:
+            raise
+        return report_error(error)
+    except KeyboardInterrupt:
+        print("segplan: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except OSError as error:
+        translated = StorageError.from_os_error(error)
+        if translated is None or debug:
+            raise
+        return report_error(translated)
+
+
+def report_error(error: SegplanError) -> int:
+    """Print `error` as users see it and return its exit code."""
+    if isinstance(error, VerificationError):
+        print_problems(error.problems)
+    print(f"segplan: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def _dispatch(job: str, arguments: list[str]) -> int:
+    workspace = workspace_folder(arguments)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text(job, workspace))
+        return 0
+    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    quoted = quote_paths(arguments, planned(workspace), multirun=multirun)
+    if multirun or any(argument.startswith(_HYDRA_FLAGS) for argument in arguments):
+        from segplan.entry.multirun import run_hydra
+
+        return run_hydra(job, quoted, workspace)
+    show = _pop_option(quoted, "--cfg", "-c")
+    unknown = [argument for argument in quoted if argument.startswith("-")]
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]}", remedy=f"See python {job}.py --help.")
+    config = compose_job(job, _required(job, quoted, workspace), workspace)
+    if show:
+        print(OmegaConf.to_yaml(config, resolve=True), end="")
+        return 0
+    return run_composed(job, config)
+
+
+def run_composed(job: str, config: DictConfig, *, own_process: bool = False) -> int:
+    """Check the composed `config`, write it where the job reads it, and run the job.
+
+    A training becomes `python -m segplan.jobs.train RUN/fold_K/config.yaml`, so that Lightning's further ranks and a
+    requeued job repeat that command and never compose again. With `own_process` it runs beside this process.
+    """
+    if job == "plan":
+        from segplan.jobs.plan import run as run_plan
+
+        return run_plan(config)
+    if job == "predict":
+        from segplan.jobs.predict import run as run_predict
+
+        return run_predict(config)
+    from segplan.jobs.prepare import prepare_run
+
+    path = prepare_run(config)
+    command = [sys.executable, "-m", "segplan.jobs.train", str(path)]
+    environment = os.environ | {"PYTHONPATH": _python_path()}
+    if own_process or os.name == "nt":
+        return subprocess.call(command, env=environment)
+    sys.stdout.flush()
+    return os.execve(sys.executable, command, environment)  # noqa: S606 replaces this process, so it never returns
+
+
+def _python_path() -> str:
+    # In a checkout that is not installed the child must find the package although its folder is not the current one.
+    parent = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join([parent, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def _required(job: str, arguments: list[str], workspace: Path) -> list[str]:
+    keys = {argument.partition("=")[0].lstrip("+") for argument in arguments}
+    if job == "train" and "plan" not in keys:
+        plans = planned(workspace)
+        known = (
+            f"Planned: {', '.join(plans)}."
+            if plans
+            else f"Nothing is planned in {workspace} yet: run python plan.py dataset=FOLDER."
+        )
+        raise ConfigError("plan= is missing: say what to train, plan=DATASET/CONFIGURATION", remedy=known)
+    return arguments
+
+
+def _pop_option(arguments: list[str], *names: str) -> bool:
+    for position, argument in enumerate(arguments):
+        if argument in names or argument.startswith(f"{names[0]}="):
+            del arguments[position : position + (1 if "=" in argument else 2)]
+            return True
+    return False

@@ -1,0 +1,238 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from nnunet_fixture import DATA, import_fixture
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image as Picture
+
+from segplan.errors import ConfigError, ModelError
+from segplan.inference import InferenceSettings, Predictor
+from segplan.jobs.predict import run, settings_of
+from segplan.model_folder import write_model_json, write_weights
+from segplan.networks import PlainUNet
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return import_fixture("3d_fullres", tmp_path_factory.mktemp("runs") / "m")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(DATA / "images", tmp_path / "images (ü, 膝) = 1"))
+
+
+def config_of(model: Path | None, images: Path, output: Path, **changes) -> DictConfig:
+    config = OmegaConf.load(CONFIGS / "predict.yaml")
+    config.pop("defaults")
+    config.inference = OmegaConf.load(CONFIGS / "inference" / "default.yaml")
+    config.inference.mirror = False
+    config.trainer.accelerator, config.trainer.precision = "cpu", "32"
+    config.folds, config.input, config.output = 0, str(images), str(output)
+    config.model = None if model is None else str(model)
+    for key, value in changes.items():
+        OmegaConf.update(config, key.replace("__", "."), value)
+    return config
+
+
+def geometry_of(path: Path) -> tuple:
+    image = sitk.ReadImage(str(path))
+    return image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+
+
+def test_the_shipped_defaults_are_those_of_the_settings():
+    node = OmegaConf.load(CONFIGS / "inference" / "default.yaml")
+    assert settings_of(node) == InferenceSettings()
+
+
+def test_label_maps_have_the_images_geometry_and_the_predictors_labels(model, images, tmp_path, capsys):
+    output = tmp_path / "out, (ü)"
+    assert run(config_of(model, images, output)) == 0
+    predictor = Predictor.from_model(model, folds=0, device="cpu", precision="32", mirror=False)
+    for case in ("t0", "t1"):
+        written = output / f"{case}.nii.gz"
+        assert geometry_of(written) == geometry_of(images / f"{case}_0000.nii.gz")
+        expected, _ = predictor.predict_files([images / f"{case}_{channel:04d}.nii.gz" for channel in range(2)])
+        assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(written))), expected)
+        assert expected.any()
+    record = json.loads((output / "predict.json").read_text())
+    assert set(record["cases"]) == {"t0", "t1"}
+    assert set(record["cases"]["t0"]["seconds"]) == {"read", "network", "export", "write"}
+    assert record["cases"]["t0"]["precision"] == "32"
+    out = capsys.readouterr().out
+    assert "2 cases · model Dataset011_FixLabels/3d_fullres fold 0" in out
+    assert "2 written to" in out
+    assert sorted(path.name for path in output.iterdir()) == ["predict.json", "t0.nii.gz", "t1.nii.gz"]
+
+
+def test_what_is_done_is_skipped_and_force_redoes_it(model, images, tmp_path, capsys):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    times = {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")}
+    capsys.readouterr()
+    assert run(config_of(model, images, output)) == 0
+    assert "Nothing to do: 2 cases" in capsys.readouterr().out
+    assert times == {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz")}
+    run(config_of(model, images, output, force=True))
+    assert all(path.stat().st_mtime_ns > times[path.name] for path in output.glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "input"])
+def test_only_what_is_missing_or_outdated_is_made(model, images, tmp_path, capsys, damage):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    expected = (output / "t0.nii.gz").read_bytes()
+    kept = (output / "t1.nii.gz").stat().st_mtime_ns
+    if damage == "deleted":
+        (output / "t0.nii.gz").unlink()
+    elif damage == "truncated":
+        (output / "t0.nii.gz").write_bytes(expected[:100])
+    else:
+        content = (images / "t0_0001.nii.gz").read_bytes()
+        (images / "t0_0001.nii.gz").unlink()
+        (images / "t0_0001.nii.gz").write_bytes(content)
+    capsys.readouterr()
+    assert run(config_of(model, images, output)) == 0
+    out = capsys.readouterr().out
+    assert "1 case already made" in out
+    assert "case=t0 " in out
+    assert (output / "t0.nii.gz").read_bytes() == expected
+    assert (output / "t1.nii.gz").stat().st_mtime_ns == kept
+
+
+def test_an_interrupted_job_goes_on(model, images, tmp_path):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    record = json.loads((output / "predict.json").read_text())
+    del record["cases"]["t0"]  # killed between writing the label map and the record
+    (output / "predict.json").write_text(json.dumps(record))
+    assert run(config_of(model, images, output)) == 0
+    assert set(json.loads((output / "predict.json").read_text())["cases"]) == {"t0", "t1"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"folds": 1}, r"folds \['0'\] → \['1'\]"),
+        ({"inference__step_size": 0.7}, "step_size 0.5 → 0.7"),
+    ],
+)
+def test_predictions_made_otherwise_are_refused_unless_forced(model, images, tmp_path, changes, said):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    before = (output / "t0.nii.gz").read_bytes()
+    with pytest.raises(ConfigError, match=said):
+        run(config_of(model, images, output, **changes))
+    assert (output / "t0.nii.gz").read_bytes() == before
+    assert run(config_of(model, images, output, force=True, **changes)) == 0
+    with pytest.raises(ConfigError):
+        run(config_of(model, images, output))
+
+
+def test_files_of_unknown_origin_are_never_overwritten(model, images, tmp_path):
+    output = tmp_path / "labels"
+    output.mkdir()
+    (output / "t0.nii.gz").write_text("somebody's work")
+    with pytest.raises(ConfigError, match="segplan did not make"):
+        run(config_of(model, images, output))
+    assert (output / "t0.nii.gz").read_text() == "somebody's work"
+
+
+def test_the_folder_of_the_images_is_no_output_folder(model, images):
+    with pytest.raises(ConfigError, match="folder of the images"):
+        run(config_of(model, images, images, force=True))
+
+
+def test_a_bad_case_is_told_at_the_end_and_the_others_are_made(model, images, tmp_path, capsys):
+    broken = images / "t0_0001.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:2000])
+    (images / "t2_0000.nii.gz").write_bytes((images / "t1_0000.nii.gz").read_bytes())
+    assert run(config_of(model, images, tmp_path / "out")) == 1
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.nii.gz")) == ["t1.nii.gz"]
+    summary = capsys.readouterr().out.split("1 written to ")[1]
+    assert "2 failed" in summary
+    assert "t0_0001.nii.gz" in summary
+    assert "t2  " in summary
+    assert set(json.loads((tmp_path / "out" / "predict.json").read_text())["failed"]) == {"t0", "t2"}
+
+
+def test_no_good_case_at_all_is_the_users_mistake(model, images, tmp_path):
+    for path in images.iterdir():
+        path.write_bytes(b"no image")
+    assert run(config_of(model, images, tmp_path / "out")) == 2
+
+
+def test_shards_share_the_cases_and_know_each_others_work(model, images, tmp_path, capsys):
+    output = tmp_path / "out"
+    for shard in (0, 1):
+        assert run(config_of(model, images, output, shard=shard, num_shards=2)) == 0
+    assert sorted(path.name for path in output.glob("predict*")) == ["predict_0of2.json", "predict_1of2.json"]
+    assert {path.name for path in output.glob("*.nii.gz")} == {"t0.nii.gz", "t1.nii.gz"}
+    capsys.readouterr()
+    assert run(config_of(model, images, output)) == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="shard"):
+        run(config_of(model, images, output, shard=2, num_shards=2))
+
+
+def test_probabilities_are_saved_and_agree_with_the_labels(model, images, tmp_path):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    assert run(config_of(model, images, output, save_probabilities=True)) == 0
+    probabilities = np.load(output / "t0.npz")["probabilities"]
+    labels = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "t0.nii.gz")))
+    assert probabilities.shape == (4, *labels.shape)
+    assert np.mean(probabilities.argmax(0) == labels) > 0.9999
+
+
+def test_a_plan_finds_its_run_in_the_workspace(model, images, tmp_path):
+    workspace = tmp_path / "workspace"
+    shutil.copytree(model, workspace / "runs" / "D" / "3d_fullres" / "default")
+    config = config_of(None, images, tmp_path / "out", workspace=str(workspace), plan="D/3d_fullres")
+    assert run(config) == 0
+    config.plan = "D/2d"
+    with pytest.raises(ModelError, match=r"Trained \(plan/run\): D/3d_fullres/default.*train\.py plan=D/2d fold=0"):
+        run(config)
+
+
+@pytest.mark.parametrize("missing", ["input", "output", "model"])
+def test_a_missing_key_is_named(model, images, tmp_path, missing):
+    config = config_of(model, images, tmp_path / "out")
+    config[missing] = None
+    with pytest.raises(ConfigError, match=missing):
+        run(config)
+
+
+def test_jpeg_pictures_become_png_label_maps(tmp_path):
+    strides, kernels = [[1, 1], [2, 2]], [[3, 3], [3, 3]]
+    network = PlainUNet(3, 2, [4, 6], strides, kernels)
+    plan = {
+        "labels": {"background": 0, "vessel": 1},
+        "spacing": [None, 1.0, 1.0],
+        "transpose": [0, 1, 2],
+        "normalization": ["rgb_to_0_1"] * 3,
+        "use_mask_for_norm": [False] * 3,
+        "intensities": [None] * 3,
+        "file_ending": ".png",
+    }
+    arguments = {"input_channels": 3, "num_classes": 2, "features": [4, 6], "strides": strides, "kernel_sizes": kernels}
+    write_model_json(
+        tmp_path / "m",
+        name="D/2d",
+        plan=plan,
+        patch_size=(16, 16),
+        network={"name": "PlainUNet", **arguments},
+        mirror_axes=(0, 1),
+    )
+    write_weights(tmp_path / "m", 0, network.state_dict())
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, size=(40, 33, 3)).astype(np.uint8)
+    Picture.fromarray(pixels).save(tmp_path / "in" / "eye 1.jpg")
+    assert run(config_of(tmp_path / "m", tmp_path / "in", tmp_path / "out")) == 0
+    assert np.array(Picture.open(tmp_path / "out" / "eye 1.png")).shape == (40, 33)
