@@ -10,6 +10,7 @@ from segplan.planning.fingerprint import (
     fingerprint_case,
 )
 from segplan.planning.fingerprint_file import fingerprint_from_json, read_fingerprint, write_fingerprint
+from segplan.planning.patch import check_patch
 from segplan.planning.plan import CONFIGURATIONS, SCHEMA_VERSION, ConfigurationPlan, DatasetPlan
 from segplan.planning.planner import plan_dataset
 from segplan.planning.settings import PRESETS, PlannerSettings
@@ -27,6 +28,7 @@ __all__ = [
     "FingerprintAccumulator",
     "PlanRow",
     "PlannerSettings",
+    "check_patch",
     "combine",
     "describe_dataset",
     "emit",

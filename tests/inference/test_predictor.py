@@ -120,7 +120,7 @@ def test_nan_and_wrong_channels_are_refused(predictor, image):
 
 def test_only_segplans_networks_are_built(model, tmp_path):
     opened = ModelFolder.open(model)
-    for name in ("os.system", "Conv3d", "check_patch", "__name__"):
+    for name in ("os.system", "Conv3d", "initialize", "__name__"):
         write_model_json(
             tmp_path,
             name="D/3d",

@@ -1,0 +1,110 @@
+"""Compares predictions with references: writes summary.json and prints a table."""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from segplan.dataset import Labels
+from segplan.errors import DatasetError
+from segplan.evaluation import Evaluation, cases_counted, evaluate_folder, mean_over_occurring, write_summary
+from segplan.jobs.console import is_terminal, print_table
+
+COLUMNS = ("class", "Dice", "IoU", "cases")
+
+
+def run(
+    prediction: Path,
+    reference: Path,
+    output: Path | None = None,
+    label_map: Path | None = None,
+    dataset_json: Path | None = None,
+    *,
+    num_workers: int | None = None,
+) -> int:
+    """Evaluate a folder of predictions, or one file.
+
+    Args:
+        prediction: folder of label maps, or one file.
+        reference: folder of label maps of the same cases, or one file.
+        output: where summary.json goes: a folder, or a file that ends in .json. By default the prediction folder; for
+            single files nothing is written by default.
+        label_map: YAML file {predicted value: reference value}; values that it lacks become background.
+        dataset_json: where labels and their names come from; by default dataset.json beside the reference folder, else
+            every value found in the references is a class.
+        num_workers: processes; None chooses.
+
+    Returns:
+        The exit code, 0.
+
+    Raises:
+        VerificationError: predictions and references do not fit each other.
+        ConfigError: the label map is wrong.
+        DatasetError: the dataset.json is wrong.
+    """
+    labels = _labels(reference, dataset_json)
+    evaluation = evaluate_folder(prediction, reference, labels, label_map, num_workers)
+    target = _summary_path(prediction, output)
+    if target is not None:
+        write_summary(target, evaluation.summary)
+    for note in evaluation.notes:
+        print(f"{note.case}: {note.what}. {note.remedy}")
+    _show(table_rows(evaluation))
+    if target is not None:
+        print(f"written: {target}")
+    return 0
+
+
+def table_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
+    """Rows of the table under `COLUMNS`: one a class, then the mean over the classes that occur."""
+    summary, rows = evaluation.summary, []
+    for key, name in evaluation.targets.names.items():
+        means = summary["mean"][key]
+        label = name if name == f"label {key}" else f"{name} {key}"
+        rows.append((label, _number(means["Dice"]), _number(means["IoU"]), str(cases_counted(summary, key))))
+    means_of_all = [_number(mean_over_occurring(summary, metric)) for metric in ("Dice", "IoU")]
+    absent = sum(math.isnan(means["Dice"]) for means in summary["mean"].values())
+    mean_name = "mean foreground" + (f" (without {absent} that never occur)" if absent else "")
+    return [*rows, (mean_name, *means_of_all, str(len(summary["metric_per_case"])))]
+
+
+def _labels(reference: Path, dataset_json: Path | None) -> Labels | None:
+    """Labels of the given dataset.json, or of the one beside the reference folder if there is one."""
+    folder = reference if reference.is_dir() else reference.parent
+    found = [path for path in (folder.parent / "dataset.json", folder / "dataset.json") if path.is_file()]
+    path = dataset_json or (found[0] if found else None)
+    if path is None:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DatasetError("cannot be read as JSON", path, "Give the dataset.json of the references.") from error
+    if not isinstance(content, dict):
+        raise DatasetError("holds no JSON object", path, "Give the dataset.json of the references.")
+    return Labels.from_json(content)
+
+
+def _summary_path(prediction: Path, output: Path | None) -> Path | None:
+    if output is None:
+        return prediction / "summary.json" if prediction.is_dir() else None
+    return output if output.suffix == ".json" else output / "summary.json"
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _show(rows: Sequence[tuple[str, ...]]) -> None:
+    """A table on a terminal, else aligned text."""
+    if not is_terminal():
+        print_table(COLUMNS, rows)
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for index, row in enumerate(rows):
+        table.add_row(*row, style="bold" if index == len(rows) - 1 else None)
+    Console().print(table)

@@ -1,0 +1,115 @@
+"""Preprocess a dataset's cases for its planned configurations; those that make the same arrays share a store."""
+
+import functools
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segplan.dataset import Case, Labels
+from segplan.errors import Problem, SegplanError, VerificationError
+from segplan.jobs.console import progress, seconds
+from segplan.jobs.inspection import hash_of_case
+from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
+from segplan.preprocessing import CaseStore, PreprocessingPlan, preprocess_to_store, run_parallel
+
+PlanNode = dict[str, Any]
+
+
+def read_plan_node(folder: Path, configuration: str) -> PlanNode | None:
+    """The `plan` node of a configuration in `folder` (workspace/plan/DATASET[/NAME]); None if it is not planned."""
+    file = folder / f"{configuration}.yaml"
+    if not file.is_file():
+        return None
+    merged = OmegaConf.merge(OmegaConf.load(folder / "_dataset.yaml"), OmegaConf.load(file))
+    node = merged.plan if isinstance(merged, DictConfig) else None
+    container = OmegaConf.to_container(node, resolve=True) if isinstance(node, DictConfig) else {}
+    return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
+
+
+def preprocess_all(
+    raw: Path,
+    cases: Sequence[Case],
+    nodes: Mapping[str, PlanNode],
+    workspace: Path,
+    num_workers: int,
+    *,
+    spacings: Iterable[Sequence[float]] = (),
+    force: bool = False,
+) -> None:
+    """Put `cases` into the store of each configuration in `nodes`, unless they are there and unchanged.
+
+    Args:
+        raw: the dataset's folder, for messages.
+        cases: with label maps.
+        nodes: configuration name -> its `plan` node.
+        workspace: where the stores stand.
+        num_workers: processes; 0 or 1: this one.
+        spacings: those that occur, in mm (z, y, x); where one differs from the plan's, the resampling kernels are
+            loaded once before the workers start.
+        force: preprocess again what is there.
+
+    Raises:
+        VerificationError: some cases failed; the others are done.
+    """
+    failures: list[Problem] = []
+    for folder, names in _stores(nodes, workspace).items():
+        start = time.perf_counter()
+        missing = [case for case in cases if force or not CaseStore(folder).has(case.identifier, hash_of_case(case))]
+        failed = _fill(folder, missing, nodes[names[0]], num_workers, spacings)
+        failures += failed
+        spent = seconds(time.perf_counter() - start) if missing else "done before"
+        print(f"{'preprocess':13}{', '.join(names)}  {len(cases) - len(failed)}/{len(cases)}  {spent}")
+    if failures:
+        raise VerificationError(failures, where=raw)
+
+
+def drop_other_cases(cases: Sequence[Case], nodes: Mapping[str, PlanNode], workspace: Path) -> None:
+    """Remove from the stores what is no case of the dataset any more."""
+    known = {case.identifier for case in cases}
+    for folder in _stores(nodes, workspace):
+        store = CaseStore(folder)
+        for stale in set(store.identifiers()) - known:
+            store.remove(stale)
+
+
+def _stores(nodes: Mapping[str, PlanNode], workspace: Path) -> dict[Path, list[str]]:
+    stores: dict[Path, list[str]] = {}
+    for name, node in nodes.items():
+        stores.setdefault(store_folder(workspace, node), []).append(name)
+    return stores
+
+
+def _fill(
+    folder: Path, cases: Sequence[Case], node: PlanNode, num_workers: int, spacings: Iterable[Sequence[float]]
+) -> list[Problem]:
+    """Preprocess `cases` into `folder`; returns what failed."""
+    plan = preprocessing_of(node)
+    resamples = any(
+        plan.target_spacing((z, y, x)) != tuple((z, y, x)[axis] for axis in plan.transpose) for z, y, x in spacings
+    )
+    preload = ("SimpleITK", "segplan.preprocessing.kernels") if resamples and cases else ("SimpleITK",)
+    work = functools.partial(_store_case, labels=labels_of(node), plan=plan, folder=folder)
+    # Workers start here, before the progress bar's thread does.
+    finished = run_parallel(work, cases, num_workers, _identifier, preload=preload)
+    failed = []
+    with progress("preprocess", len(cases)) as advance:
+        for case, result in finished:
+            if isinstance(result, SegplanError):
+                failed.append(Problem(case.identifier, result.what, result.remedy or ""))
+            advance()
+    return failed
+
+
+def _is_resampled(spacing: tuple[float, float, float], plan: PreprocessingPlan) -> bool:
+    return plan.target_spacing(spacing) != tuple(spacing[axis] for axis in plan.transpose)
+
+
+def _store_case(case: Case, labels: Labels, plan: PreprocessingPlan, folder: Path) -> None:
+    preprocess_to_store(case, labels, plan, folder, hash_of_case(case))
+
+
+def _identifier(case: Case) -> str:
+    return case.identifier

@@ -1,0 +1,113 @@
+"""Segment a fold's whole validation cases with its trained weights and evaluate them against their references."""
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from segplan.evaluation import (
+    CaseResult,
+    Targets,
+    case_metrics,
+    cases_counted,
+    mean_over_occurring,
+    summarize,
+    write_summary,
+)
+from segplan.imaging import Geometry, atomic_write, write_label_map
+from segplan.inference import (
+    InferenceSettings,
+    Tiling,
+    load_network,
+    logits_to_probabilities,
+    make_tiling,
+    resolve_precision,
+    segment_stored_case,
+    sliding_window,
+)
+from segplan.jobs import training_parts
+from segplan.jobs.console import print_table, progress
+from segplan.jobs.training_setup import TrainingSetup
+from segplan.model_folder import ModelFolder
+from segplan.preprocessing import StoredCase
+
+
+def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
+    """Write RUN/fold_K/validation: a label map a case and summary.json, whose content is returned.
+
+    Needs neither the raw dataset nor SimpleITK: without it label maps are written as .npz (key `labels`).
+    """
+    folder = setup.folder / "validation"
+    ending = str(setup.config.plan.label_ending) if _can_write_images() else ".npz"
+    network, tiling, device = _load(setup)
+    results = []
+    with progress("validation", len(setup.split.validation)) as advance:
+        for identifier in setup.split.validation:
+            case = setup.store.open(identifier)
+            if setup.config.validation.save_probabilities:
+                logits = sliding_window(network, case.image, tiling, device)
+                _save_probabilities(setup, logits, case, folder / f"{identifier}.npz")
+            labels = segment_stored_case(network, case, setup.preprocessing, setup.labels, tiling, device=device)
+            path = folder / f"{identifier}{ending}"
+            _write(path, labels, case)
+            metrics = case_metrics(labels, case.reference(), setup.labels)
+            results.append(CaseResult(metrics, str(path), f"{setup.store.folder}: reference of {identifier}"))
+            advance()
+    summary = summarize(results)
+    write_summary(folder / "summary.json", summary)
+    return summary
+
+
+def print_scores(setup: TrainingSetup, summary: Mapping[str, Any]) -> None:
+    """Print the Dice of every target over the fold's whole validation cases."""
+    rows = [
+        [name, f"{summary['mean'][key]['Dice']:.4f}", f"{cases_counted(summary, key)}"]
+        for key, name in Targets.from_labels(setup.labels).names.items()
+    ]
+    rows.append(["mean", f"{mean_over_occurring(summary):.4f}", f"{len(summary['metric_per_case'])}"])
+    print_table(["whole cases", "Dice", "cases"], rows)
+    print(f"{setup.folder / 'validation'}")
+
+
+def _load(setup: TrainingSetup) -> tuple[torch.nn.Module, Tiling, torch.device]:
+    config = setup.config
+    device = torch.device(training_parts.accelerator(config))
+    network = load_network(ModelFolder.open(setup.run_folder), str(config.fold)).to(device)
+    mirror = config.validation.mirror
+    settings = InferenceSettings(
+        step_size=float(config.validation.step_size),
+        mirror=mirror if isinstance(mirror, bool) else tuple(mirror),
+        tile_batch_size=config.inference.tile_batch_size,
+        accumulator=config.inference.accumulator,
+    )
+    tiling = make_tiling(
+        setup.patch_size,
+        setup.labels.num_heads,
+        settings,
+        mirror_axes=setup.mirror_axes,
+        dtype=resolve_precision(training_parts.precision(config)[0], device),
+        device=device,
+    )
+    return network, tiling, device
+
+
+def _save_probabilities(setup: TrainingSetup, logits: torch.Tensor, case: StoredCase, path: Path) -> None:
+    probabilities = logits_to_probabilities(logits, case.properties, setup.preprocessing, setup.labels)
+    with atomic_write(path) as temporary:
+        np.savez_compressed(temporary, probabilities=probabilities)
+
+
+def _write(path: Path, labels: NDArray[Any], case: StoredCase) -> None:
+    if path.suffix == ".npz":
+        with atomic_write(path) as temporary:
+            np.savez_compressed(temporary, labels=labels)
+    else:
+        write_label_map(path, labels, Geometry.from_json(case.properties.geometry))
+
+
+def _can_write_images() -> bool:
+    return importlib.util.find_spec("SimpleITK") is not None

@@ -1,0 +1,43 @@
+"""Before a training starts: check what can be checked without torch, and write the run's configuration."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from segplan.errors import ConfigError
+from segplan.imaging import atomic_write
+
+
+def run_folder(config: DictConfig) -> Path:
+    """workspace/runs/DATASET/[NAME/]CONFIGURATION/RUN: without a timestamp, so that a requeued job finds itself."""
+    parts = [config.dataset, *([config.plan_name] if config.plan_name else []), config.configuration, config.run]
+    return Path(config.workspace, "runs", *parts)
+
+
+def fold_folder(config: DictConfig) -> Path:
+    """RUN/fold_K."""
+    return run_folder(config) / f"fold_{config.fold}"
+
+
+def prepare_run(config: DictConfig) -> Path:
+    """Refuse what cannot work, then write RUN/fold_K/config.yaml and return its path.
+
+    Raises:
+        SegplanError: whatever is wrong with configuration, plan, data or run folder; nothing is written then.
+    """
+    from segplan.jobs.run_identity import check_run_folder, run_identity
+    from segplan.jobs.training_setup import prepare_training
+
+    _check_name(str(config.run))
+    setup = prepare_training(config)
+    if not config.force:
+        check_run_folder(setup.folder, run_identity(config))
+    path = setup.folder / "config.yaml"
+    with atomic_write(path) as temporary:
+        temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    return path
+
+
+def _check_name(name: str) -> None:
+    if not name or "/" in name or name in (".", ".."):
+        raise ConfigError(f"run={name} cannot name a folder", remedy="Use a name without slashes.")

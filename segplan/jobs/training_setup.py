@@ -1,0 +1,123 @@
+"""What a training job needs to know before any heavy import: folders, labels, the fold's cases, and that they fit."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from segplan.dataset import Labels, Split, read_splits, select_fold
+from segplan.errors import ConfigError, PlanError, StoreError
+from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
+from segplan.jobs.prepare import fold_folder, run_folder
+from segplan.planning import check_patch
+from segplan.preprocessing import CaseStore, PreprocessingPlan
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """One fold of one run.
+
+    Args:
+        config: the resolved configuration.
+        labels: what the network's heads stand for.
+        split: the fold's cases.
+        store: their preprocessed data.
+        preprocessing: how these came about.
+    """
+
+    config: DictConfig
+    labels: Labels
+    split: Split
+    store: CaseStore
+    preprocessing: PreprocessingPlan
+
+    @property
+    def run_folder(self) -> Path:
+        """RUN, a model folder."""
+        return run_folder(self.config)
+
+    @property
+    def folder(self) -> Path:
+        """RUN/fold_K."""
+        return fold_folder(self.config)
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Voxels per network axis, (Z, Y, X) or (Y, X)."""
+        return tuple(int(size) for size in self.config.data.patch_size)
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where last, best and final stand."""
+        return self.folder / "checkpoints"
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...] | None:
+        """Network axes along which training mirrors, so that prediction may; None if it does not."""
+        from segplan.augmentation import build_pipeline
+
+        node: Any = OmegaConf.to_container(self.config.augmentation, resolve=True)
+        return build_pipeline(node, self.patch_size, list(self.config.plan.use_mask_for_norm)).mirror_axes
+
+
+def prepare_training(config: DictConfig) -> TrainingSetup:
+    """Find a training's data and cases; imports no torch, so that what cannot work is refused at once.
+
+    Raises:
+        PlanError: the plan cannot run.
+        ConfigError: the fold does not exist, the patch does not fit, or another value cannot work.
+        StoreError: data are not preprocessed.
+    """
+    plan = config.plan
+    if plan.get("runnable") is False:
+        reason = plan.get("not_runnable_because") or "it is marked plan.runnable: false"
+        raise PlanError(f"this configuration cannot run: {reason}", f"{config.dataset}/{config.configuration}")
+    if config.mode not in ("train", "validate"):
+        raise ConfigError("there is no such mode", f"mode={config.mode}", "Use train or validate.")
+    _check_values(config)
+    store = CaseStore(store_folder(Path(config.workspace), plan))
+    available = store.identifiers()
+    if not available:
+        raise StoreError("there are no preprocessed data", store.folder, _plan_command(config))
+    split = select_fold(read_splits(_plan_folder(config) / "splits_final.json"), available, config.fold)
+    missing = sorted({*split.train, *split.validation} - set(available))
+    if missing:
+        what = f"{len(missing)} cases of the fold are not preprocessed, {missing[0]} among them"
+        raise StoreError(what, store.folder, _plan_command(config))
+    return TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan))
+
+
+def _check_values(config: DictConfig) -> None:
+    for node, key in (
+        (config.trainer, "max_epochs"),
+        (config.trainer, "limit_train_batches"),
+        (config.data, "batch_size"),
+    ):
+        value = node[key]
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            name = "data" if node is config.data else "trainer"
+            raise ConfigError(f"{name}.{key}={value} must be a whole number above 0")
+    if "strides" in config.network:
+        check_patch(list(config.data.patch_size), [list(stride) for stride in config.network.strides])
+
+
+def start_over(folder: Path) -> None:
+    """Discard everything in RUN/fold_K but its config.yaml."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name == "config.yaml":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _plan_folder(config: DictConfig) -> Path:
+    parts = [str(config.dataset), *([str(config.plan_name)] if config.plan_name else [])]
+    return Path(config.workspace, "plan", *parts)
+
+
+def _plan_command(config: DictConfig) -> str:
+    return f"Run: python plan.py dataset={config.dataset} stages=[preprocess] configurations=[{config.configuration}]"

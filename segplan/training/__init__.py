@@ -1,0 +1,25 @@
+"""Training under Lightning: losses, schedules, the module, precision, checkpoints and what is shown of it."""
+
+from segplan.training.checkpoint_io import SafeCheckpointIO, load_checkpoint
+from segplan.training.deep_supervision import DeepSupervisionLoss, deep_supervision_weights, downsample_labels
+from segplan.training.finetune import load_pretrained
+from segplan.training.losses import DiceBCELoss, DiceCELoss
+from segplan.training.module import SegmentationModule
+from segplan.training.patch_dice import PatchDice
+from segplan.training.precision import auto_precision
+from segplan.training.schedule import PolynomialDecay
+
+__all__ = [
+    "DeepSupervisionLoss",
+    "DiceBCELoss",
+    "DiceCELoss",
+    "PatchDice",
+    "PolynomialDecay",
+    "SafeCheckpointIO",
+    "SegmentationModule",
+    "auto_precision",
+    "deep_supervision_weights",
+    "downsample_labels",
+    "load_checkpoint",
+    "load_pretrained",
+]

@@ -1,0 +1,63 @@
+"""Which states of a run are kept: last, best and final."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from segplan.training.callbacks.stopping import StopOnSignal, TrainingStoppedError
+from segplan.training.module import SegmentationModule
+
+
+class Checkpoints(pl.Callback):
+    """Saves `last.ckpt`, `best.ckpt` (highest moving average of the patch Dice, weights only) and `final.ckpt`.
+
+    It saves only where Lightning can resume exactly: between two optimiser steps inside an epoch, or at an epoch's end.
+
+    Args:
+        folder: where they stand.
+        stop: asked after each step whether to save and leave.
+        minutes: time between two saves of `last.ckpt`: the most that a crash loses.
+    """
+
+    def __init__(self, folder: Path, stop: StopOnSignal, minutes: float = 10.0) -> None:
+        self.last, self.best, self.final = (folder / f"{name}.ckpt" for name in ("last", "best", "final"))
+        self._stop = stop
+        self._seconds = 60 * minutes
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the minutes from here."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save when it is time or a signal came."""
+        done = batch_idx + 1
+        # Gradients still being accumulated are in no checkpoint; an epoch's last step waits for its validation.
+        between_steps = done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
+        # Several ranks would have to agree after each step, at the price of a device wait: they save at epochs' ends.
+        if between_steps and trainer.world_size == 1:
+            self._save_if_due(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the best; save when it is time or a signal came."""
+        if isinstance(pl_module, SegmentationModule) and pl_module.note_best():
+            trainer.save_checkpoint(self.best, weights_only=True)
+        self._save_if_due(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the end state, from which a run with more epochs can go on."""
+        trainer.save_checkpoint(self.last)
+        trainer.save_checkpoint(self.final)
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        due = self._stop.received is not None or time.monotonic() - self._saved_at >= self._seconds
+        if not trainer.strategy.reduce_boolean_decision(due, all=False):
+            return
+        trainer.save_checkpoint(self.last)
+        self._saved_at = time.monotonic()
+        if trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False):
+            raise TrainingStoppedError(self._stop.received or "a signal to another rank")

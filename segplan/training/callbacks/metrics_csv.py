@@ -1,0 +1,43 @@
+"""metrics.csv: one row an epoch, whatever interrupts the run."""
+
+import csv
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from segplan.imaging import atomic_write
+from segplan.training.module import SegmentationModule
+
+
+class MetricsCSV(pl.Callback):
+    """Appends a row of `SegmentationModule.epoch_summary` after each epoch.
+
+    Args:
+        path: the file. On resuming, rows beyond the checkpoint's step, and a row cut off by a crash, are dropped first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the rows of the epochs that the resumed state has behind it."""
+        if trainer.is_global_zero and self.path.exists():
+            header, *rows = self.path.read_text(encoding="utf-8").splitlines() or [""]
+            fields = header.count(",")
+            kept = [row for row in rows if row.count(",") == fields and int(row.split(",")[1]) <= trainer.global_step]
+            with atomic_write(self.path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in (header, *kept)), encoding="utf-8")
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Append the epoch's row."""
+        if not isinstance(pl_module, SegmentationModule):
+            return
+        row = pl_module.epoch_summary()  # on every rank: it gathers their counts
+        if not trainer.is_global_zero:
+            return
+        fresh = not self.path.exists() or self.path.stat().st_size == 0
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, row)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)

@@ -1,0 +1,183 @@
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from smooth_case import smooth_case
+
+from segplan import augmentation
+from segplan.augmentation import Box3, Mirror, Pipeline, Spatial, build_pipeline, plain_pipeline
+from segplan.errors import ConfigError
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "augmentation"
+ORDER = ["spatial", "noise", "blur", "brightness", "contrast", "low_resolution", "gamma_inverted", "gamma", "mirror"]
+
+
+@pytest.fixture
+def default():
+    return OmegaConf.load(CONFIGS / "default.yaml")
+
+
+def build(node, patch=(16, 16, 16), use_mask=(False,)):
+    return build_pipeline(node, patch, use_mask)
+
+
+def test_yaml_lists_the_transforms_in_order_with_the_defaults_of_their_classes(default):
+    names = [name for name in default if name not in ("device", "dummy_2d")]
+    assert names == ORDER
+    for name in names:
+        target, arguments = default[name]["_target_"], {k: v for k, v in default[name].items() if k != "_target_"}
+        cls = getattr(augmentation, target.removeprefix("segplan.augmentation."))
+        expected = asdict(cls(probability=0.1, invert=True) if name == "gamma_inverted" else cls())
+        written = {key: tuple(value) if OmegaConf.is_list(value) else value for key, value in arguments.items()}
+        assert written == expected, name
+
+
+def test_pipeline_built_from_yaml_has_the_yamls_order(default):
+    pipeline = build(default)
+    assert pipeline.spatial == Spatial()
+    assert [name for name, _ in pipeline.transforms] == ORDER[1:]
+    assert pipeline.mirror_axes == (0, 1, 2)
+    assert build(default, (16, 16)).mirror_axes == (0, 1)
+
+
+def test_null_and_probability_zero_turn_a_transform_off(default):
+    default.blur = None
+    default.noise.probability = 0
+    default.mirror.probability = 0
+    default.spatial.rotation_probability = default.spatial.scaling_probability = 0
+    pipeline = build(default)
+    assert [name for name, _ in pipeline.transforms] == ORDER[3:-1]
+    assert pipeline.spatial is None
+    assert pipeline.mirror_axes is None
+    assert pipeline.initial_patch_size == (16, 16, 16)
+
+
+def test_none_leaves_patches_as_they_lie():
+    pipeline = build(OmegaConf.load(CONFIGS / "none.yaml"), use_mask=(True,))
+    image, labels = smooth_case((16, 16, 16))
+    assert pipeline.sample(np.random.default_rng(0)) == {}
+    patch, patch_labels = pipeline.apply(image, labels, {})
+    np.testing.assert_array_equal(patch.numpy(), image)
+    np.testing.assert_array_equal(patch_labels.numpy(), np.maximum(labels, 0))
+    assert pipeline.mirror_axes is None
+
+
+def test_no_mirroring_differs_from_default_in_that_alone(default):
+    merged = OmegaConf.merge(default, OmegaConf.load(CONFIGS / "no_mirroring.yaml"))
+    pipeline = build({key: value for key, value in merged.items() if key != "defaults"})
+    assert [name for name, _ in pipeline.transforms] == ORDER[1:-1]
+    assert pipeline.mirror_axes is None
+
+
+@pytest.mark.parametrize(("patch", "dummy_2d"), [((16, 18, 20), False), ((4, 24, 20), True), ((24, 20), False)])
+def test_sample_is_pure_and_replayable_in_3d_dummy_2d_and_2d(default, patch, dummy_2d):
+    default.dummy_2d = dummy_2d
+    pipeline = build(default, patch, (False, False))
+    image, labels = smooth_case((30, 36, 32) if len(patch) == 3 else (1, 36, 32), channels=2)
+    image.flags.writeable = labels.flags.writeable = False
+    rng = np.random.default_rng(3)
+    acted = set()
+    for _ in range(60):
+        params = pipeline.sample(rng)
+        acted |= params.keys()
+        box = Box3((2, -3, 4) if len(patch) == 3 else (0, -3, 4), pipeline.initial_patch_size)
+        first, first_labels = pipeline.apply(image, labels, params, box)
+        second, second_labels = pipeline.apply(image, labels, params, box)
+        assert torch.equal(first, second)
+        assert torch.equal(first_labels, second_labels)
+        assert first.shape == (2, *patch)
+        assert first_labels.shape == (1, *patch)
+        assert first.dtype == torch.float32
+        assert first_labels.dtype == torch.int16
+        assert first_labels.min() >= 0
+        assert torch.isfinite(first).all()
+    assert acted == set(ORDER)
+
+
+def test_masked_channels_are_zero_outside_and_others_are_not(default):
+    default.noise.probability = 1
+    pipeline = build(default, use_mask=(True, False))
+    image, labels = smooth_case((16, 16, 16), channels=2)
+    params = {"noise": pipeline.sample(np.random.default_rng(0))["noise"]}
+    patch, _ = pipeline.apply(image, labels, params)
+    outside = torch.from_numpy(labels[0] < 0)
+    assert outside.any()
+    assert (patch[0][outside] == 0).all()
+    assert (patch[1][outside] != 0).all()
+
+
+def test_validation_pipeline_only_turns_minus_one_into_background():
+    image, labels = smooth_case((16, 16, 16))
+    patch, patch_labels = plain_pipeline((16, 16, 16), 1).apply(image, labels, {})
+    np.testing.assert_array_equal(patch.numpy(), image)
+    assert set(patch_labels.unique().tolist()) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize(
+    ("target", "patch"),
+    [
+        ({"_target_": "torchio.RandomAffine", "degrees": 30}, (12, 13, 14)),
+        ({"_target_": "torchio.RandomBiasField"}, (12, 13, 14)),
+        ({"_target_": "torchio.RandomNoise"}, (16, 12)),
+    ],
+)
+def test_torchio_transform_runs_and_can_be_replayed(target, patch):
+    pipeline = build({"mine": target}, patch)
+    image, labels = smooth_case((12, 13, 14) if len(patch) == 3 else (1, 16, 12))
+    state, torch_state = np.random.get_state()[1].copy(), torch.get_rng_state()
+    params = pipeline.sample(np.random.default_rng(0))
+    first, first_labels = pipeline.apply(image, labels, params)
+    second, second_labels = pipeline.apply(image, labels, params)
+    assert torch.equal(first, second)
+    assert torch.equal(first_labels, second_labels)
+    assert not np.array_equal(first.numpy().squeeze(), image.squeeze())
+    assert set(first_labels.unique().tolist()) <= {0, 1, 2, 3}
+    assert np.array_equal(np.random.get_state()[1], state)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+
+
+def test_torchios_own_probability_is_respected():
+    pipeline = build({"mine": {"_target_": "torchio.RandomNoise", "p": 0.25}})
+    rng = np.random.default_rng(0)
+    assert sum("mine" in pipeline.sample(rng) for _ in range(2000)) / 2000 == pytest.approx(0.25, abs=0.03)
+
+
+def test_torchio_transform_that_changes_the_patchs_size_is_refused():
+    pipeline = build({"mine": {"_target_": "torchio.Pad", "padding": 2}})
+    with pytest.raises(ConfigError, match="mine"):
+        pipeline.apply(*smooth_case((16, 16, 16)), pipeline.sample(np.random.default_rng(0)))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"device": "cuda"}, "device"),
+        ({"dumy_2d": True}, "Did you mean dummy_2d"),
+        ({"extra": {"_target_": "segplan.augmentation.Blurr"}}, "nothing can be imported"),
+        (
+            {"extra": {"_target_": "segplan.augmentation.Gamma", "gama": [0.7, 1.5]}},
+            "Known keys: probability, gamma, invert",
+        ),
+        ({"extra": {"_target_": "segplan.augmentation.Spatial"}}, "come first"),
+        ({"extra": {"_target_": "torch.nn.ReLU"}}, "neither"),
+        ({"extra": 3}, "no transform"),
+    ],
+)
+def test_unusable_node_is_refused_with_its_name(default, change, message):
+    with pytest.raises(ConfigError, match=message):
+        build({**OmegaConf.to_container(default), **change})
+
+
+def test_dummy_2d_of_a_2d_patch_is_refused():
+    with pytest.raises(ConfigError, match="dummy_2d"):
+        build({"dummy_2d": True}, (16, 16))
+
+
+def test_mirroring_an_axis_that_the_patch_lacks_is_refused_when_built():
+    with pytest.raises(ConfigError, match="no axis 2"):
+        build({"mirror": {"_target_": "segplan.augmentation.Mirror", "axes": [0, 2]}}, (16, 16))
+    assert isinstance(build({"mirror": {"_target_": "segplan.augmentation.Mirror", "axes": [0]}}, (16, 16)), Pipeline)
+    assert Mirror(axes=(1, 0)).resolved_axes(3) == (0, 1)
