@@ -10,11 +10,10 @@ import SimpleITK as sitk
 LABELS = {"background": 0, "left": 1, "right": 2}
 
 
-def write_image(path: Path, array: np.ndarray, spacing: Sequence[float], origin: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
+def write_image(path: Path, array: np.ndarray, spacing: Sequence[float]) -> None:
     """Write `array` (z, y, x) with `spacing` (z, y, x) mm."""
     image = sitk.GetImageFromArray(array)
     image.SetSpacing([float(value) for value in reversed(spacing)])
-    image.SetOrigin([float(value) for value in origin])
     path.parent.mkdir(parents=True, exist_ok=True)
     sitk.WriteImage(image, str(path))
 

@@ -78,7 +78,8 @@ def test_editable_install_works_from_another_folder(tmp_path):
         str(ROOT),
     ]
     subprocess.run(command, check=True, capture_output=True)
-    start = "import site, sys; site.addsitedir(sys.argv.pop(1)); from segplan.cli import main; sys.exit(main(['plan', *sys.argv[1:]]))"
-    # -S off, PYTHONPATH empty: the package can only come from the .pth file that the installation wrote.
+    # The package can only come from the .pth file that the installation wrote.
+    start = "import site, sys; site.addsitedir(sys.argv.pop(1)); from segplan.cli import main; "
+    start += "sys.exit(main(['plan', *sys.argv[1:]]))"
     text = plan_config(tmp_path, tmp_path, ["-c", start, str(target)])
     assert "dataset: x y" in text

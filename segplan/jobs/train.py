@@ -20,7 +20,7 @@ from segplan.jobs import training_parts
 from segplan.jobs.fold_validation import print_scores, validate_fold
 from segplan.jobs.run_identity import check_checkpoint, claim_run_folder, run_identity
 from segplan.jobs.training_setup import TrainingSetup, prepare_training, start_over
-from segplan.model_folder import write_model_json, write_weights
+from segplan.model_folder import MODEL_FILE, write_model_json, write_weights
 from segplan.training import load_checkpoint
 from segplan.training.callbacks import StopOnSignal, TrainingStoppedError
 
@@ -73,7 +73,8 @@ def _train(setup: TrainingSetup, identity: dict[str, Any]) -> bool | None:
     config = setup.config
     resume = _checkpoint_to_resume(setup, identity)
     if resume is not None and load_checkpoint(resume)["epoch"] >= config.trainer.max_epochs:
-        _write_model(setup)
+        if not _model_is_written(setup):
+            _write_model(setup)
         return False
     module = training_parts.build_module(setup, identity)
     data = training_parts.build_data(setup)
@@ -104,6 +105,12 @@ def _checkpoint_to_resume(setup: TrainingSetup, identity: dict[str, Any]) -> Pat
         check_checkpoint(path, saved, identity)
         return path
     return None
+
+
+def _model_is_written(setup: TrainingSetup) -> bool:
+    weights, final = setup.folder / "weights.safetensors", setup.checkpoints / "final.ckpt"
+    is_there = weights.exists() and final.exists() and (setup.run_folder / MODEL_FILE).exists()
+    return is_there and weights.stat().st_mtime_ns >= final.stat().st_mtime_ns
 
 
 def _write_model(setup: TrainingSetup) -> None:

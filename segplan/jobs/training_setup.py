@@ -74,6 +74,12 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
     if plan.get("runnable") is False:
         reason = plan.get("not_runnable_because") or "it is marked plan.runnable: false"
         raise PlanError(f"this configuration cannot run: {reason}", f"{config.dataset}/{config.configuration}")
+    if plan.get("previous_stage"):
+        raise PlanError(
+            "training on a previous stage's segmentations is not possible yet",
+            f"{config.dataset}/{config.configuration}",
+            "Train 3d_lowres or 3d_fullres.",
+        )
     if config.mode not in ("train", "validate"):
         raise ConfigError("there is no such mode", f"mode={config.mode}", "Use train or validate.")
     _check_values(config)
@@ -90,15 +96,10 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
 
 
 def _check_values(config: DictConfig) -> None:
-    for node, key in (
-        (config.trainer, "max_epochs"),
-        (config.trainer, "limit_train_batches"),
-        (config.data, "batch_size"),
-    ):
-        value = node[key]
+    for key in ("trainer.max_epochs", "trainer.limit_train_batches", "data.batch_size"):
+        value = OmegaConf.select(config, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            name = "data" if node is config.data else "trainer"
-            raise ConfigError(f"{name}.{key}={value} must be a whole number above 0")
+            raise ConfigError(f"{key}={value} must be a whole number above 0")
     if "strides" in config.network:
         check_patch(list(config.data.patch_size), [list(stride) for stride in config.network.strides])
 

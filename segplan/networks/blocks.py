@@ -76,3 +76,11 @@ class ConvStack(nn.Module):
         """Map (B, C_in, *spatial) to (B, C_out, *spatial / stride)."""
         result: Tensor = self.convs(x)
         return result
+
+
+def initialize(module: nn.Module) -> None:
+    """He-normal weights for the leaky slope, fan-in (torch's: weight axis 1), and zero biases (He et al., 2015)."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -147,7 +147,7 @@ class TestBadInput:
 
     def test_every_kind_of_bad_case_is_reported_at_once(self, capsys, tmp_path, dataset):
         images, labels = dataset / "imagesTr", dataset / "labelsTr"
-        image, label_map = case_arrays(0, [14, 16, 18], 1)
+        _, label_map = case_arrays(0, [14, 16, 18], 1)
         label_map[0, 0, 0] = 7
         write_image(labels / "case_00.nii.gz", label_map, (1, 1, 1))
         write_image(labels / "case_01.nii.gz", label_map[:, :, :-2] % 3, (1, 1, 1))
@@ -178,12 +178,22 @@ class TestBadInput:
     def test_no_space_left(self, tmp_path, dataset):
         small = tmp_path / "small"
         small.mkdir()
-        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(small)], capture_output=True, check=False)
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", str(small)], capture_output=True, check=False
+        )
         if mounted.returncode != 0:
             pytest.skip("mounting a small file system is not permitted here")
         try:
-            command = [sys.executable, str(ROOT / "plan.py"), f"dataset={dataset}", f"workspace={small}/w", "num_workers=0"]
-            done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, check=False)
+            command = [
+                sys.executable,
+                str(ROOT / "plan.py"),
+                f"dataset={dataset}",
+                f"workspace={small}/w",
+                "num_workers=0",
+            ]
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}, check=False
+            )
             assert done.returncode == 2, done.stderr
             assert "space" in done.stdout + done.stderr
             assert "Traceback" not in done.stderr

@@ -103,7 +103,7 @@ def make_run(workspace: Path, *overrides: str, flat: bool = False, regions: bool
                 "noise": {"_target_": "segplan.augmentation.GaussianNoise"},
                 "mirror": {"_target_": "segplan.augmentation.Mirror"},
             },
-            "inference": {"step_size": 0.5, "mirror": True, "tile_batch_size": "auto"},
+            "inference": {"step_size": 0.5, "mirror": True, "tile_batch_size": "auto", "accumulator": "float32"},
             **{group: OmegaConf.load(CONFIGS / group / f"{option}.yaml") for group, option in groups.items()},
         }
     )
