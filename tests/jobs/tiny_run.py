@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from segplan.dataset import Labels, Split, write_splits
 from segplan.imaging import Geometry, Image
 from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
-from segplan.jobs.prepare import prepare_run
+from segplan.jobs.prepare import fold_folder
 from segplan.preprocessing import CaseStore, foreground_locations, preprocess
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -110,5 +110,7 @@ def make_run(workspace: Path, *overrides: str, flat: bool = False, regions: bool
     small = ["trainer.max_epochs=3", "trainer.limit_train_batches=4", "trainer.accelerator=cpu"]
     config = OmegaConf.merge(config, OmegaConf.from_dotlist([*small, "validation.mirror=false", *overrides]))
     assert isinstance(config, DictConfig)
-    prepare_run(config)
+    folder = fold_folder(config)
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, folder / "config.yaml")
     return config
