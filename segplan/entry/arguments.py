@@ -24,8 +24,8 @@ PATH_KEYS = frozenset(
 def quote_paths(arguments: Sequence[str], plans: Collection[str] = (), *, multirun: bool = False) -> list[str]:
     """Quote the values of path-like keys, so that spaces, commas, `=`, parentheses and `$` reach the job as they are.
 
-    Values that are quoted already stay; a value in brackets stays a list unless a file of that name exists. With
-    `multirun`, commas of `plan=` separate choices unless the whole value is the name of one of `plans`.
+    Values that are quoted already stay; a value in brackets is a list, split at its commas, unless a file of that name
+    exists. With `multirun`, commas of `plan=` separate choices unless the whole value is the name of one of `plans`.
     """
     return [_quote_argument(argument, plans, multirun) for argument in arguments]
 
@@ -42,11 +42,18 @@ def _quote_argument(argument: str, plans: Collection[str], multirun: bool) -> st
     key, separator, value = argument.partition("=")
     if not separator or key.lstrip("+~") not in PATH_KEYS or not value or value in ("null", "???"):
         return argument
-    if _is_quoted(value) or _is_list(value) or (multirun and _is_sweep_function(value)):
+    if _is_quoted(value) or (multirun and _is_sweep_function(value)):
         return argument
+    if _is_list(value):
+        return f"{key}=[{','.join(_quote_element(element) for element in value[1:-1].split(','))}]"
     if multirun and value not in plans and "," in value and not Path(value).exists():
         return f"{key}={','.join(quote(choice.strip()) for choice in value.split(','))}"
     return f"{key}={quote(value)}"
+
+
+def _quote_element(element: str) -> str:
+    element = element.strip()
+    return element if not element or _is_quoted(element) else quote(element)
 
 
 def _is_quoted(value: str) -> bool:

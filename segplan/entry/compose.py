@@ -37,7 +37,7 @@ def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConf
         ConfigError: an override cannot be parsed, names a key that does not exist, or has a value of the wrong type.
         PlanError: `plan=` names no plan of the workspace.
     """
-    overrides = _parse(arguments)
+    overrides = parse_overrides(arguments)
     # Only training composes a plan; to the other jobs `plan` is a plain value.
     folders = (configs_folder(), workspace) if job == "train" else (configs_folder(),)
     # `plan` is a group of training even before anything is planned.
@@ -67,7 +67,12 @@ def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConf
     return config
 
 
-def _parse(arguments: Sequence[str]) -> list[Override]:
+def parse_overrides(arguments: Sequence[str]) -> list[Override]:
+    """Parse overrides one by one.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
     parser = OverridesParser.create()
     parsed = []
     for argument in arguments:
@@ -146,15 +151,17 @@ def _problem_of(override: Override, base: DictConfig) -> str | None:
     return _type_problem(key, OmegaConf.select(base, key, throw_on_resolution_failure=False), override.value())
 
 
+_SEVERAL_TYPES = ("fold", "inference.mirror", "trainer.devices", "trainer.limit_val_batches")
+"""Keys whose values may be of another type than the default; the job itself checks them."""
+
+
 def _type_problem(key: str, default: Any, value: Any) -> str | None:
-    if isinstance(value, str) and "${" in value:
+    if key in _SEVERAL_TYPES or (isinstance(value, str) and "${" in value):
         return None
     wanted: str | None = None
     if isinstance(default, bool):
         wanted = None if isinstance(value, bool) else "true or false"
-    elif isinstance(default, int) and key != "fold":
-        wanted = None if isinstance(value, int | float | None) and not isinstance(value, bool) and key else "a number"
-    elif isinstance(default, float):
+    elif isinstance(default, int | float):
         wanted = None if isinstance(value, int | float | None) and not isinstance(value, bool) else "a number"
     elif isinstance(default, DictConfig):
         wanted = None if isinstance(value, dict | None) else "a mapping"

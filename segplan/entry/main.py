@@ -10,12 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from segplan.entry.arguments import quote_paths
 from segplan.entry.compose import compose_job
+from segplan.entry.environment import child_environment
 from segplan.entry.help import help_text
 from segplan.entry.locations import planned, workspace_folder
 from segplan.errors import ConfigError, SegplanError, StorageError, VerificationError
 from segplan.jobs.console import print_problems
 
-_HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc", "--version")
+_HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc")
 
 
 def main(job: str, arguments: Sequence[str] | None = None) -> int:
@@ -57,10 +58,14 @@ def _dispatch(job: str, arguments: list[str]) -> int:
         return 0
     multirun = any(argument in ("-m", "--multirun") for argument in arguments)
     quoted = quote_paths(arguments, planned(workspace), multirun=multirun)
-    if multirun or any(argument.startswith(_HYDRA_FLAGS) for argument in arguments):
-        from segplan.entry.multirun import run_hydra
+    if any(argument.startswith(_HYDRA_FLAGS) for argument in arguments):
+        from segplan.entry.multirun import show_hydra
 
-        return run_hydra(job, quoted, workspace)
+        return show_hydra(job, quoted, workspace)
+    if multirun:
+        from segplan.entry.multirun import run_sweep
+
+        return run_sweep(job, quoted, workspace)
     show = _pop_option(quoted, "--cfg", "-c")
     unknown = [argument for argument in quoted if argument.startswith("-")]
     if unknown:
@@ -72,11 +77,11 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     return run_composed(job, config)
 
 
-def run_composed(job: str, config: DictConfig, *, own_process: bool = False) -> int:
+def run_composed(job: str, config: DictConfig) -> int:
     """Check the composed `config`, write it where the job reads it, and run the job.
 
     A training becomes `python -m segplan.jobs.train RUN/fold_K/config.yaml`, so that Lightning's further ranks and a
-    requeued job repeat that command and never compose again. With `own_process` it runs beside this process.
+    requeued job repeat that command and never compose again.
     """
     if job == "plan":
         from segplan.jobs.plan import run as run_plan
@@ -88,19 +93,11 @@ def run_composed(job: str, config: DictConfig, *, own_process: bool = False) -> 
         return run_predict(config)
     from segplan.jobs.prepare import prepare_run
 
-    path = prepare_run(config)
-    command = [sys.executable, "-m", "segplan.jobs.train", str(path)]
-    environment = os.environ | {"PYTHONPATH": _python_path()}
-    if own_process or os.name == "nt":
-        return subprocess.call(command, env=environment)
+    command = [sys.executable, "-m", "segplan.jobs.train", str(prepare_run(config))]
+    if os.name == "nt":
+        return subprocess.call(command, env=child_environment())
     sys.stdout.flush()
-    return os.execve(sys.executable, command, environment)  # noqa: S606 replaces this process, so it never returns
-
-
-def _python_path() -> str:
-    # In a checkout that is not installed the child must find the package although its folder is not the current one.
-    parent = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join([parent, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.execve(sys.executable, command, child_environment())  # noqa: S606 replaces this process: never returns
 
 
 def _required(job: str, arguments: list[str], workspace: Path) -> list[str]:

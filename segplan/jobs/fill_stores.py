@@ -1,6 +1,7 @@
 """Preprocess a dataset's cases for its planned configurations; those that make the same arrays share a store."""
 
 import functools
+import hashlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Case, Labels
-from segplan.errors import Problem, SegplanError, VerificationError
+from segplan.errors import Problem, SegplanError, StorageError, VerificationError
 from segplan.jobs.console import progress, seconds
 from segplan.jobs.inspection import hash_of_case
 from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
-from segplan.preprocessing import CaseStore, PreprocessingPlan, preprocess_to_store, run_parallel
+from segplan.preprocessing import CaseStore, PreprocessingPlan, location_keys, preprocess_to_store, run_parallel
 
 PlanNode = dict[str, Any]
 
@@ -54,16 +55,21 @@ def preprocess_all(
     Raises:
         VerificationError: some cases failed; the others are done.
     """
-    failures: list[Problem] = []
+    failures: dict[str, SegplanError] = {}
     for folder, names in _stores(nodes, workspace).items():
         start = time.perf_counter()
-        missing = [case for case in cases if force or not CaseStore(folder).has(case.identifier, hash_of_case(case))]
+        labels, store = labels_of(nodes[names[0]]), CaseStore(folder)
+        store.remove_leftovers()
+        missing = [case for case in cases if force or not store.has(case.identifier, _source_hash(case, labels))]
         failed = _fill(folder, missing, nodes[names[0]], num_workers, spacings)
-        failures += failed
+        failures |= failed
         spent = seconds(time.perf_counter() - start) if missing else "done before"
         print(f"{'preprocess':13}{', '.join(names)}  {len(cases) - len(failed)}/{len(cases)}  {spent}")
     if failures:
-        raise VerificationError(failures, where=raw)
+        problems = [Problem(case, _text(error), error.remedy or "") for case, error in failures.items()]
+        raised = VerificationError(problems, where=raw)
+        raised.exit_code = min(error.exit_code for error in failures.values())
+        raise raised
 
 
 def drop_other_cases(cases: Sequence[Case], nodes: Mapping[str, PlanNode], workspace: Path) -> None:
@@ -84,21 +90,25 @@ def _stores(nodes: Mapping[str, PlanNode], workspace: Path) -> dict[Path, list[s
 
 def _fill(
     folder: Path, cases: Sequence[Case], node: PlanNode, num_workers: int, spacings: Iterable[Sequence[float]]
-) -> list[Problem]:
-    """Preprocess `cases` into `folder`; returns what failed."""
+) -> dict[str, SegplanError]:
+    """Preprocess `cases` into `folder`; returns what failed, by case.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written; no further case is tried then.
+    """
     plan = preprocessing_of(node)
-    resamples = any(
-        plan.target_spacing((z, y, x)) != tuple((z, y, x)[axis] for axis in plan.transpose) for z, y, x in spacings
-    )
-    preload = ("SimpleITK", "segplan.preprocessing.kernels") if resamples and cases else ("SimpleITK",)
+    resamples = bool(cases) and any(_is_resampled((z, y, x), plan) for z, y, x in spacings)
+    preload = ("SimpleITK", "segplan.preprocessing.kernels") if resamples else ("SimpleITK",)
     work = functools.partial(_store_case, labels=labels_of(node), plan=plan, folder=folder)
     # Workers start here, before the progress bar's thread does.
     finished = run_parallel(work, cases, num_workers, _identifier, preload=preload)
-    failed = []
+    failed = {}
     with progress("preprocess", len(cases)) as advance:
         for case, result in finished:
+            if isinstance(result, StorageError):
+                raise result
             if isinstance(result, SegplanError):
-                failed.append(Problem(case.identifier, result.what, result.remedy or ""))
+                failed[case.identifier] = result
             advance()
     return failed
 
@@ -108,7 +118,17 @@ def _is_resampled(spacing: tuple[float, float, float], plan: PreprocessingPlan) 
 
 
 def _store_case(case: Case, labels: Labels, plan: PreprocessingPlan, folder: Path) -> None:
-    preprocess_to_store(case, labels, plan, folder, hash_of_case(case))
+    preprocess_to_store(case, labels, plan, folder, _source_hash(case, labels))
+
+
+def _source_hash(case: Case, labels: Labels) -> str:
+    """Changes with the case's files and with the classes whose voxels are listed for oversampling."""
+    keys = " ".join(location_keys(labels))
+    return hashlib.blake2b(f"{hash_of_case(case)} {keys}".encode(), digest_size=8).hexdigest()
+
+
+def _text(error: SegplanError) -> str:
+    return f"{error.where}: {error.what}" if error.where else error.what
 
 
 def _identifier(case: Case) -> str:

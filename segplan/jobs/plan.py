@@ -8,19 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segplan.dataset import Description, RawDataset, make_splits, read_splits, scan_dataset, write_splits
 from segplan.errors import ConfigError, DatasetError, PlanError
 from segplan.jobs.console import print_problems, print_table, seconds
 from segplan.jobs.fill_stores import drop_other_cases, preprocess_all, read_plan_node
 from segplan.jobs.inspection import inspect_dataset, write_json
-from segplan.planning import DatasetPlan, Fingerprint, PlannerSettings, emit, plan_dataset, plan_table, read_fingerprint
+from segplan.planning import (
+    CONFIGURATIONS,
+    DatasetPlan,
+    Fingerprint,
+    PlannerSettings,
+    emit,
+    plan_dataset,
+    plan_table,
+    read_fingerprint,
+)
 from segplan.preprocessing import available_cpus
 
 STAGES = ("verify", "fingerprint", "plan", "preprocess")
 FOLDS = 5
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,9 @@ def _description(path: Path) -> Description:
 
 
 def _job_of(config: DictConfig) -> _Job:
+    for key, kind in (("stages", ListConfig), ("configurations", ListConfig), ("shard", int), ("num_shards", int)):
+        if not isinstance(config[key], kind):
+            raise ConfigError(f"{key}={config[key]} must be {'a list' if kind is ListConfig else 'a whole number'}")
     stages = tuple(str(stage) for stage in config.stages)
     if unknown := [stage for stage in stages if stage not in STAGES]:
         raise ConfigError(
@@ -167,14 +178,19 @@ def _write_splits(path: Path, identifiers: Sequence[str], raw: Path | None, *, f
     """The dataset's own split file if it has one, else nnU-Net's five folds; fixed from the raw cases, once."""
     if raw is not None and (raw / path.name).is_file():
         write_splits(path, read_splits(raw / path.name))
-    elif path.is_file() and not force:
-        covered = {name for split in read_splits(path) for name in (*split.train, *split.validation)}
-        if covered and covered != set(identifiers):
-            print(f"note: {path} was made for other cases; force=true makes it anew")
+        return
+    if not identifiers:
+        return
+    known = read_splits(path) if path.is_file() else []
+    covered = {name for split in known for name in (*split.train, *split.validation)}
+    if covered == set(identifiers):
+        return
+    if covered and not force:
+        print(f"note: {path} was made for other cases; force=true makes it anew")
     elif len(identifiers) >= FOLDS:
         write_splits(path, make_splits(sorted(identifiers)))
     else:
-        print(f"note: {len(identifiers)} cases are too few for {FOLDS} folds; train with fold=all")
+        print(f"note: {len(identifiers)} cases are too few for {FOLDS} folds; fold=all trains on all of them")
         write_splits(path, [])
 
 

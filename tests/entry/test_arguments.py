@@ -43,8 +43,8 @@ def test_quoting_any_text_is_undone_by_the_parser(text):
     assert parsed(f"key={quote(text)}") == text
 
 
-def test_other_keys_quoted_values_and_lists_stay():
-    given_words = ["data.batch_size=4", "dataset='a b'", "input=[a,b]", "dataset=null", "-m"]
+def test_other_keys_and_quoted_values_stay():
+    given_words = ["data.batch_size=4", "dataset='a b'", "dataset=null", "-m"]
     assert quote_paths(given_words) == given_words
 
 
@@ -59,3 +59,8 @@ def test_a_plan_whose_own_name_has_commas_is_one_choice():
     name = "D,1/2d"
     [argument] = quote_paths([f"plan={name}"], plans=[name], multirun=True)
     assert parsed(argument) == name
+
+
+def test_a_list_of_paths_is_quoted_path_by_path():
+    [argument] = quote_paths(["input=[/data/Müller (1).nii.gz,/data/数.nii.gz]"])
+    assert [str(path) for path in parsed(argument)] == ["/data/Müller (1).nii.gz", "/data/数.nii.gz"]
