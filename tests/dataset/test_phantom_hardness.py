@@ -62,6 +62,9 @@ def test_histogram_of_intensity_and_position_stays_below_the_limits(phantom):
     check([dice(classifier.predict(case.image), case.labels) for case in unseen])
 
 
+@pytest.mark.parametrize(
+    "phantom", [pytest.param(k, marks=[] if k == "ct" else pytest.mark.slow) for k in KINDS], indirect=True
+)
 def test_boosted_trees_on_intensity_and_position_stay_below_the_limits(phantom):
     training, unseen = phantom
     rng = np.random.default_rng(0)

@@ -84,7 +84,7 @@ def _draw_picture_grid(rng: np.random.Generator) -> _Grid:
 def _draw_pose(rng: np.random.Generator, grid: _Grid, flat: bool) -> NDArray[np.float32]:
     """Points of the grid in the body's frame (N, 3): the body is shifted, turned in the plane and scaled."""
     turn, scale = rng.uniform(-0.2, 0.2), rng.uniform(0.92, 1.05)
-    mirror = np.where(rng.random(3) < 0.5, -1.0, 1.0) * (1.0, -1.0, 1.0)
+    mirror = np.where(rng.random(3) < 0.5, -1.0, 1.0)
     mirror[1] = 1.0  # the spine stays behind
     shift = rng.uniform(-1, 1, 3) * (0.0 if flat else 3.0, 3.0, 5.0)
     axes = [(np.arange(n) - (n - 1) / 2) * step for n, step in zip(grid.shape, grid.spacing, strict=True)]
@@ -115,7 +115,7 @@ def _ct_intensities(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.floa
 def _mr_intensities(canvas: Canvas, rng: np.random.Generator) -> NDArray[np.float32]:
     """Relative signal: fat bright, cortical bone dark, soft tissue between."""
     gamma = float(rng.uniform(0.9, 1.15))
-    canvas.brightness = np.maximum(canvas.brightness, 0) ** gamma
+    canvas.brightness = np.asarray(np.maximum(canvas.brightness, 0) ** gamma, np.float32)
     return _by_material(canvas, {AIR: (0, 0), FAT: (0.85, 0.1), SOFT: (0.08, 0.85), BONE: (0.75, -0.65)})
 
 

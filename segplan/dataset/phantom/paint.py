@@ -7,8 +7,8 @@ case. What tells the classes apart is how they are built:
 - spleen: dark, with stripes as in the arterial phase;
 - kidney: bright cortex about a duller medulla;
 - stomach: dark contents in a bright wall;
-- lesion: a bright core in a dark rim, in liver or spleen;
-- bowel and vessels (background): smooth, dark or bright, with neither wall nor rim.
+- lesion: a mass in liver or spleen, finely speckled over the whole range of brightness;
+- bowel and vessels (background): smooth, dark or bright, without a wall.
 """
 
 from dataclasses import dataclass
