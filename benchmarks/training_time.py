@@ -20,7 +20,7 @@ from training_runs import Budget, ReferenceTraining, SegplanTraining
 QUANTITY = "s per iteration"
 
 # The validation of whole cases after training is not what is timed; this makes it short.
-SHORT_VALIDATION = ("validation.mirror=false", "validation.step_size=1")
+SHORT_VALIDATION = ("inference.mirror=false", "inference.step_size=1")
 
 GOALS = {QUANTITY: 0.6}
 

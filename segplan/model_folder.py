@@ -1,6 +1,6 @@
 """The model folder: all that predicting needs, as data. Reading one runs nothing of it.
 
-    MODEL/model.json                       plan, network, patch, mirroring, scores (see `ModelFolder`)
+    MODEL/model.json                       plan, network, patch, mirroring (see `ModelFolder`)
     MODEL/fold_K/weights.safetensors       the weights at the end of the fold's training
     MODEL/fold_K/weights_best.safetensors  the weights with the best validation score, where kept
 
@@ -9,15 +9,14 @@ A run folder (workspace/runs/DATASET/CONFIGURATION/RUN) is a model folder.
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import segplan
 from segplan.errors import ModelError
+from segplan.imaging import atomic_write
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,8 +41,6 @@ class ModelFolder:
         patch_size: voxels per network axis, (Z, Y, X) or (Y, X).
         network: `name` of a class in `segplan.networks`; the other keys are its arguments.
         mirror_axes: network axes along which the training mirrored; None if it did not.
-        inference: the training's inference settings.
-        scores: per fold, whatever the training noted; may be empty.
     """
 
     path: Path
@@ -52,8 +49,6 @@ class ModelFolder:
     patch_size: tuple[int, ...]
     network: Mapping[str, Any]
     mirror_axes: tuple[int, ...] | None
-    inference: Mapping[str, Any]
-    scores: Mapping[str, Any]
 
     @classmethod
     def open(cls, path: Path | str) -> "ModelFolder":
@@ -83,8 +78,6 @@ class ModelFolder:
                 patch_size=tuple(int(size) for size in data["patch_size"]),
                 network=dict(data["network"]),
                 mirror_axes=None if data["mirror_axes"] is None else tuple(int(axis) for axis in data["mirror_axes"]),
-                inference=dict(data.get("inference") or {}),
-                scores=dict(data.get("folds") or {}),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(
@@ -168,15 +161,12 @@ def write_model_json(
     patch_size: Sequence[int],
     network: Mapping[str, Any],
     mirror_axes: Sequence[int] | None,
-    inference: Mapping[str, Any] | None = None,
-    scores: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write MODEL/model.json; arguments as in `ModelFolder`.
 
-    `scores` of folds that an existing model.json holds and that are not given stay.
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = _read_json(folder).get("folds") if (folder / MODEL_FILE).is_file() else None
     data = {
         "format": FORMAT,
         "segplan": segplan.__version__,
@@ -185,21 +175,22 @@ def write_model_json(
         "patch_size": list(patch_size),
         "network": dict(network),
         "mirror_axes": None if mirror_axes is None else list(mirror_axes),
-        "inference": dict(inference or {}),
-        "folds": {**(kept or {}), **(scores or {})},
     }
-    with _replacing(folder / MODEL_FILE) as temporary:
+    with atomic_write(folder / MODEL_FILE) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return folder / MODEL_FILE
 
 
 def write_weights(folder: Path, fold: int | str, weights: Mapping[str, "Tensor"], checkpoint: str = "final") -> Path:
-    """Write the state dict of a fold into the model folder `folder`; returns the file."""
+    """Write the state dict of a fold into the model folder `folder`; returns the file.
+
+    Raises:
+        StorageError: the disk is full, or the folder cannot be written.
+    """
     from safetensors.torch import save_file
 
     path = folder / f"fold_{fold}" / _file(checkpoint)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary)
     return path
 
@@ -227,14 +218,3 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ModelError("is not a JSON object", path, "Make the model folder again.")
     return data
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    # imaging.atomic_write stands above this module.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -29,18 +29,11 @@ def make(folder: Path, folds=("0", "1"), **changes) -> Path:
 
 
 def test_what_is_written_is_read(tmp_path):
-    model = ModelFolder.open(make(tmp_path / "m", inference={"step_size": 0.5}, scores={"0": {"dice": 0.8}}))
+    model = ModelFolder.open(make(tmp_path / "m"))
     assert (model.name, model.patch_size, model.mirror_axes) == ("D/3d", (8, 8, 8), (0, 1, 2))
     assert model.plan == PLAN
     assert model.network == NETWORK
-    assert model.scores == {"0": {"dice": 0.8}}
     assert torch.equal(model.read_weights(1)["weight"], torch.ones(2, 2))
-
-
-def test_scores_of_other_folds_are_kept(tmp_path):
-    make(tmp_path, scores={"0": {"dice": 0.8}})
-    make(tmp_path, scores={"1": {"dice": 0.7}})
-    assert ModelFolder.open(tmp_path).scores == {"0": {"dice": 0.8}, "1": {"dice": 0.7}}
 
 
 def test_opening_and_writing_need_no_torch():
@@ -135,7 +128,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
 
 def test_identity_changes_with_weights_folds_and_plan_only(tmp_path):
     model = ModelFolder.open(make(tmp_path / "a"))
-    same = ModelFolder.open(make(tmp_path / "b", scores={"0": 1}, inference={"step_size": 1}))
+    same = ModelFolder.open(make(tmp_path / "b", name="E/3d"))
     other = ModelFolder.open(make(tmp_path / "c", plan=PLAN | {"spacing": [2.0, 1.0, 1.0]}))
     assert model.identity(("0",)) == same.identity(("0",))
     assert len({model.identity(("0",)), model.identity(("0", "1")), other.identity(("0",))}) == 3

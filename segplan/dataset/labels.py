@@ -108,7 +108,7 @@ def _refuse_index_to_name(declared: Mapping[str, Any]) -> None:
     if not all(str(key).isdigit() and isinstance(value, str) for key, value in declared.items()):
         return
     turned = json.dumps({name: int(index) for index, name in declared.items()}, ensure_ascii=False)
-    remedy = f"Turn it round: {turned}. A whole dataset in that layout is converted by segplan convert-msd."
+    remedy = f"Turn it round: {turned}."
     raise DatasetError("it maps numbers to names, as the Medical Segmentation Decathlon does", _WHERE, remedy)
 
 

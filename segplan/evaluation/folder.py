@@ -1,6 +1,5 @@
 """Evaluates a folder of predictions (or one file) against references."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -18,6 +17,7 @@ from segplan.evaluation.renumbering import read_renumbering, renumber
 from segplan.evaluation.summary import CaseResult, summarize
 from segplan.imaging import IMAGE_ENDINGS, Image, read_label_map, split_ending
 from segplan.imaging.image import corner_shift
+from segplan.preprocessing import available_cpus
 
 _SPACING_TOLERANCE = 1e-3  # relative: roundings of headers between tools are smaller
 _LARGEST_SHIFT = 0.5  # voxels: beyond it, voxels of the same index cover mostly different tissue
@@ -195,8 +195,7 @@ def _raise_problems(problems: Sequence[Problem], where: Path) -> None:
 def _choose_workers(cases: int, wanted: int | None) -> int:
     if wanted is not None:
         return min(wanted, cases)
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 0 if cases < _FEW_CASES else min(available, 8)
+    return 0 if cases < _FEW_CASES else min(available_cpus(), 8)
 
 
 def _run(function: Any, arguments: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:

@@ -27,7 +27,7 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
         num_channels: that the model takes.
 
     Raises:
-        ConfigError: nothing is there, no image is found, or two cases have the same name.
+        ConfigError: nothing is there, no image is found, a case name is a path, or two cases have the same name.
     """
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     cases: list[Case] = []
@@ -92,16 +92,21 @@ def _with_other_channels(path: Path, num_channels: int) -> list[Path]:
 
 
 def _from_csv(path: Path) -> list[Case]:
-    rows = [[cell.strip() for cell in row if cell.strip()] for row in csv.reader(_text(path).splitlines())]
-    rows = [row for row in rows if row]
-    named = bool(rows) and rows[0][0].lower() == "case"
-    has_header = named or (bool(rows) and _ending(Path(rows[0][0])) is None)
+    reader = csv.reader(_text(path).splitlines())
+    stripped = [(reader.line_num, [cell.strip() for cell in row if cell.strip()]) for row in reader]
+    rows = [(number, row) for number, row in stripped if row]
+    named = bool(rows) and rows[0][1][0].lower() == "case"
+    has_header = named or (bool(rows) and _ending(Path(rows[0][1][0])) is None)
     cases = []
-    for row in rows[1:] if has_header else rows:
+    for number, row in rows[1:] if has_header else rows:
         images = tuple(path.parent / cell for cell in (row[1:] if named else row))
         if not images:
             raise ConfigError(f"the row of case {row[0]} names no image", path, "Give case, image, image ...")
-        cases.append(Case(row[0] if named else _stem(images[0]), images, None))
+        name = row[0] if named else _stem(images[0])
+        # The name becomes that of the label map, which must not leave the output folder, on any system.
+        if name in (".", "..") or re.search(r"[/\\]", name):
+            raise ConfigError(f"{name} is no case name", f"{path}, line {number}", "Give a name without / and \\.")
+        cases.append(Case(name, images, None))
     return cases
 
 

@@ -1,11 +1,14 @@
 """The Lightning predict loop: the next case is read and preprocessed while the network works on this one."""
 
 import logging
+import signal
+import threading
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -78,6 +81,7 @@ def predict_cases(
 
     Raises:
         StorageError: nothing can be written any more.
+        KeyboardInterrupt: the user stopped it.
     """
     silent: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     with warnings.catch_warnings():
@@ -85,7 +89,22 @@ def predict_cases(
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         loop = pl.Trainer(**silent, enable_model_summary=False, callbacks=[_Handler(handle)], **trainer)
         stream = DataLoader(_CaseStream(cases, predictor, read_ahead), batch_size=None)
-        loop.predict(_PredictionModule(predictor, probabilities), stream, return_predictions=False)
+        with _interruptible():
+            loop.predict(_PredictionModule(predictor, probabilities), stream, return_predictions=False)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Undo what Lightning makes of Ctrl-C: it leaves with code 1, and the signal stays ignored from then on."""
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor is interrupted
+                signal.signal(signal.SIGINT, handler)
+            raise KeyboardInterrupt from error
+        raise
 
 
 class _CaseStream(IterableDataset[LoadedCase]):

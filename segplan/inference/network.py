@@ -1,16 +1,13 @@
 """Build the networks of a model folder. Only classes of `segplan.networks` are ever built, by name."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from segplan import networks
-from segplan.dataset import Labels
 from segplan.errors import ModelError
 from segplan.model_folder import ModelFolder
-from segplan.preprocessing import PreprocessingPlan
 
 
 def load_network(model: ModelFolder, fold: int | str, checkpoint: str = "final") -> nn.Module:
@@ -31,16 +28,6 @@ def load_network(model: ModelFolder, fold: int | str, checkpoint: str = "final")
             f"does not fit the network of model.json ({first})", path, "Use the model's own files."
         ) from error
     return network.eval().requires_grad_(False)
-
-
-def plan_of(node: Mapping[str, Any]) -> PreprocessingPlan:
-    """The preprocessing part of a plan node."""
-    return PreprocessingPlan.from_json({"use_mask": node.get("use_mask_for_norm"), **node})
-
-
-def labels_of(node: Mapping[str, Any]) -> Labels:
-    """The label definition of a plan node."""
-    return Labels.from_json({"labels": node["labels"], "regions_class_order": node.get("regions_class_order")})
 
 
 def _build(model: ModelFolder) -> nn.Module:

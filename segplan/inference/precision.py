@@ -47,13 +47,30 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
     return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
-def select_device(device: str | torch.device) -> torch.device:
-    """The device of that name; for "auto" the current CUDA device, else Apple's GPU, else the CPU."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+def select_device(device: str | torch.device, key: str = "device") -> torch.device:
+    """The device of that name; for "auto" the current CUDA device, else Apple's GPU, else the CPU.
+
+    Args:
+        device: "auto", "gpu" (as auto, but never the CPU), or what torch.device takes.
+        key: what the user calls it, for messages.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if device == "auto" or (device == "gpu" and (cuda or mps)):
+        return torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("mps" if mps else "cpu")
+    where, remedy = f"{key}={device}", "Use auto or cpu."
+    if device == "gpu":
+        raise ConfigError("torch finds no GPU here", where, remedy)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError("is no device", where, remedy) from error
+    lacks_cuda = chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()
+    if lacks_cuda or (chosen.type == "mps" and not mps):
+        raise ConfigError("torch finds no such device here", where, remedy)
+    return chosen
 
 
 def _cpu_computes_bfloat16() -> bool:

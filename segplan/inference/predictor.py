@@ -15,12 +15,13 @@ from segplan.dataset import Labels
 from segplan.errors import ConfigError, ImageError
 from segplan.imaging import Geometry, Image, read_image
 from segplan.inference.export import logits_to_probabilities, slabs_to_labels
-from segplan.inference.network import labels_of, load_network, plan_of
+from segplan.inference.network import load_network
 from segplan.inference.precision import resolve_precision, select_device
 from segplan.inference.settings import InferenceSettings
 from segplan.inference.tiled import Network, Tiling, auto_batch_size, sliding_window, stream_logits
 from segplan.model_folder import ModelFolder
 from segplan.preprocessing import PreprocessedCase, PreprocessingPlan, StoredCase, preprocess
+from segplan.preprocessing.plan_node import labels_of, preprocessing_of
 
 T = TypeVar("T")
 
@@ -62,9 +63,9 @@ class Predictor:
         """Load a model folder.
 
         Args:
-            path: a run folder, or a folder made by `segplan export-model` or an importer.
+            path: a run folder, or any other folder with a model.json and weights.
             folds: those to average; None: all that have weights.
-            device: "auto", or what torch.device takes.
+            device: "auto", "gpu", or what torch.device takes.
             precision: "auto", "32", "bf16" or "16": the arithmetic of the network.
             checkpoint: "final" weights or the "best" ones.
             step_size: see `InferenceSettings`, as the arguments after it.
@@ -81,7 +82,7 @@ class Predictor:
         chosen = model.select_folds(folds, checkpoint)
         target = select_device(device)
         networks = tuple(load_network(model, fold, checkpoint).to(target) for fold in chosen)
-        plan, labels = plan_of(model.plan), labels_of(model.plan)
+        plan, labels = preprocessing_of(model.plan), labels_of(model.plan)
         tiling = make_tiling(
             model.patch_size,
             labels.num_heads,

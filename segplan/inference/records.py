@@ -78,6 +78,15 @@ class Record:
                 return found
         return None
 
+    def edited(self, identifier: str) -> Path | None:
+        """An output of the case that is there, but no longer as any job wrote it: somebody has corrected it."""
+        written: dict[str, set[str | None]] = {}
+        for cases in (self.cases, *self.others):
+            for name, digest in cases.get(identifier, {}).get("outputs", {}).items():
+                written.setdefault(name, set()).add(digest)
+        paths = {self.folder / name: digests for name, digests in written.items()}
+        return next((path for path, known in paths.items() if path.is_file() and file_hash(path) not in known), None)
+
     def save(self, about: Mapping[str, Any]) -> None:
         """Write the record; `about` is further information for people (versions, device)."""
         content = {"format": FORMAT, "maker": dict(self.maker), **about, "cases": self.cases, "failed": self.failed}

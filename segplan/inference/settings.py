@@ -26,10 +26,11 @@ class InferenceSettings:
     accumulator: str = "float32"
 
     def __post_init__(self) -> None:
-        if not 0 < self.step_size <= 1:
+        step: object = self.step_size
+        if isinstance(step, bool) or not isinstance(step, int | float) or not 0 < step <= 1:
             raise ConfigError("must be above 0 and at most 1", f"inference.step_size={self.step_size}", "Use 0.5.")
-        size = self.tile_batch_size
-        if size != "auto" and (isinstance(size, str | bool) or size < 1):
+        size: object = self.tile_batch_size
+        if size != "auto" and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
             raise ConfigError("must be auto or at least 1", f"inference.tile_batch_size={size}", "Use auto.")
         if self.accumulator not in ("float32", "float16"):
             raise ConfigError("must be float32 or float16", f"inference.accumulator={self.accumulator}", "Use float32.")

@@ -1,6 +1,7 @@
 """Segment a fold's whole validation cases with its trained weights and evaluate them against their references."""
 
 import importlib.util
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,9 @@ from segplan.evaluation import (
 )
 from segplan.imaging import Geometry, atomic_write, write_label_map
 from segplan.inference import (
-    InferenceSettings,
     Tiling,
     load_network,
+    logits_to_labels,
     logits_to_probabilities,
     make_tiling,
     resolve_precision,
@@ -39,11 +40,17 @@ from segplan.preprocessing import StoredCase
 def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
     """Write RUN/fold_K/validation: a label map a case and summary.json, whose content is returned.
 
-    Needs neither the raw dataset nor SimpleITK: without it label maps are written as .npz (key `labels`).
+    With `force` what is there is discarded first. Needs neither the raw dataset nor SimpleITK: without it label maps
+    are written as CASE_labels.npz (key `labels`).
     """
     folder = setup.folder / "validation"
-    ending = str(setup.config.plan.label_ending) if _can_write_images() else ".npz"
-    network, tiling, device = _load(setup)
+    ending = str(setup.config.plan.label_ending) if _can_write_images() else "_labels.npz"
+    device = torch.device(training_parts.accelerator(setup.config))
+    tiling = tiling_of(setup)
+    network = load_network(ModelFolder.open(setup.run_folder), str(setup.config.fold)).to(device)
+    if setup.config.force and folder.exists():
+        shutil.rmtree(folder)
+    (folder / "summary.json").unlink(missing_ok=True)  # it must not stand beside label maps that it does not describe
     results = []
     with progress("validation", len(setup.split.validation)) as advance:
         for identifier in setup.split.validation:
@@ -51,7 +58,9 @@ def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
             if setup.config.validation.save_probabilities:
                 logits = sliding_window(network, case.image, tiling, device)
                 _save_probabilities(setup, logits, case, folder / f"{identifier}.npz")
-            labels = segment_stored_case(network, case, setup.preprocessing, setup.labels, tiling, device=device)
+                labels = logits_to_labels(logits, case.properties, setup.preprocessing, setup.labels)
+            else:
+                labels = segment_stored_case(network, case, setup.preprocessing, setup.labels, tiling, device=device)
             path = folder / f"{identifier}{ending}"
             _write(path, labels, case)
             metrics = case_metrics(labels, case.reference(), setup.labels)
@@ -73,26 +82,21 @@ def print_scores(setup: TrainingSetup, summary: Mapping[str, Any]) -> None:
     print(f"{setup.folder / 'validation'}")
 
 
-def _load(setup: TrainingSetup) -> tuple[torch.nn.Module, Tiling, torch.device]:
-    config = setup.config
-    device = torch.device(training_parts.accelerator(config))
-    network = load_network(ModelFolder.open(setup.run_folder), str(config.fold)).to(device)
-    mirror = config.validation.mirror
-    settings = InferenceSettings(
-        step_size=float(config.validation.step_size),
-        mirror=mirror if isinstance(mirror, bool) else tuple(mirror),
-        tile_batch_size=config.inference.tile_batch_size,
-        accumulator=config.inference.accumulator,
-    )
-    tiling = make_tiling(
+def tiling_of(setup: TrainingSetup) -> Tiling:
+    """How the fold's whole validation cases are segmented.
+
+    Raises:
+        ConfigError: the `inference` node does not fit the training.
+    """
+    device = torch.device(training_parts.accelerator(setup.config))
+    return make_tiling(
         setup.patch_size,
         setup.labels.num_heads,
-        settings,
+        setup.inference,
         mirror_axes=setup.mirror_axes,
-        dtype=resolve_precision(training_parts.precision(config)[0], device),
+        dtype=resolve_precision(training_parts.precision(setup.config)[0], device),
         device=device,
     )
-    return network, tiling, device
 
 
 def _save_probabilities(setup: TrainingSetup, logits: torch.Tensor, case: StoredCase, path: Path) -> None:

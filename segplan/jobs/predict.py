@@ -24,12 +24,14 @@ if TYPE_CHECKING:
     from segplan.inference.loop import Segmented
 
 _LOSSY = (".jpg", ".jpeg")
+_ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 def run(config: DictConfig) -> int:
     """Segment the cases of `config.input` into `config.output`.
 
-    Keys: see configs/predict.yaml. What the same model and settings have made of the same input is skipped.
+    Keys: see configs/predict.yaml. What the same model and settings have made of the same input is skipped, and what
+    somebody has corrected since is kept.
 
     Returns:
         0; 1 if some cases failed; 2 if all did, by their user's fault.
@@ -39,6 +41,7 @@ def run(config: DictConfig) -> int:
         ConfigError: an input, output or setting cannot work.
         StorageError: the output cannot be written.
     """
+    _check_values(config)
     model = ModelFolder.open(_model_path(config))
     folds = model.select_folds(_plain(config.folds), config.checkpoint)
     settings = settings_of(config.inference)
@@ -72,7 +75,10 @@ def settings_of(node: DictConfig) -> InferenceSettings:
     """The settings in an `inference` node."""
     values = _plain(node)
     if not isinstance(values["mirror"], bool):
-        values["mirror"] = tuple(int(axis) for axis in values["mirror"])
+        axes = values["mirror"]
+        if not isinstance(axes, list) or not all(_is_whole(axis, 0) for axis in axes):
+            raise ConfigError("must be true, false or a list of axes", _said("inference.mirror", axes), "Use true.")
+        values["mirror"] = tuple(axes)
     return InferenceSettings(**values)
 
 
@@ -108,6 +114,9 @@ class _Work:
     def handle(self, result: "Segmented") -> None:
         name = result.case.identifier
         error, timing, outputs = result.error, dict(result.seconds), {}
+        if self.record.cases.pop(name, None) is not None:
+            # Else a kill before the next save would leave a file that its entry does not fit: as if somebody edited it.
+            self.record.save(self._about())
         if error is None:
             start = time.perf_counter()
             try:
@@ -117,7 +126,6 @@ class _Work:
             except (SegplanError, ValueError, RuntimeError) as failure:
                 error = failure
             timing["write"] = time.perf_counter() - start
-        self.record.cases.pop(name, None)
         self.record.failed.pop(name, None)
         if error is not None or result.labels is None:
             self.errors.append(error or RuntimeError("no labels"))
@@ -176,6 +184,38 @@ def output_name(case: Case) -> str:
     return case.identifier + (".png" if ending.lower() in _LOSSY else ending)
 
 
+def _check_values(config: DictConfig) -> None:
+    """Refuse values that no prediction can work with, before anything is read."""
+    shard, num_shards, workers = config.shard, config.num_shards, config.num_workers
+    if not _is_whole(num_shards, 1):
+        raise ConfigError("must be a whole number from 1", _said("num_shards", num_shards), "Use 1 for a single job.")
+    if not _is_whole(shard, 0) or shard >= num_shards:
+        where = f"{_said('shard', shard)} num_shards={num_shards}"
+        raise ConfigError(f"shard must be 0 to {num_shards - 1}", where, "Shards count from 0.")
+    if workers != "auto" and not _is_whole(workers, 0):
+        raise ConfigError("must be auto or a whole number", _said("num_workers", workers), "Use auto.")
+    folds = _plain(config.folds)
+    for fold in [] if folds is None else folds if isinstance(folds, list) else [folds]:
+        if not _is_whole(fold, 0) and not (isinstance(fold, str) and (fold.isdigit() or fold == "all")):
+            remedy = "Give folds=0, folds=[0,1], folds=all, or leave it out for every fold that has weights."
+            raise ConfigError(f"{fold} is no fold", _said("folds", folds), remedy)
+    accelerator, devices = config.trainer.accelerator, config.trainer.devices
+    if accelerator not in _ACCELERATORS:
+        remedy = f"Use {', '.join(_ACCELERATORS)}."
+        raise ConfigError("is unknown", _said("trainer.accelerator", accelerator), remedy)
+    if devices not in (1, "1", "auto"):
+        remedy = "Share the cases: shard=I num_shards=N, a job a device."
+        raise ConfigError("prediction uses one device", _said("trainer.devices", devices), remedy)
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _said(key: str, value: Any) -> str:
+    return f"{key}={'null' if value is None else value}"
+
+
 def _model_path(config: DictConfig) -> Path:
     if (config.model is None) == (config.plan is None):
         raise ConfigError(
@@ -210,9 +250,6 @@ def _cases(config: DictConfig, model: ModelFolder, output: Path) -> list[Case]:
     for case in found:
         if any(path.parent.resolve() == output.resolve() for path in case.images):
             raise ConfigError("is the folder of the images", f"output={output}", "Write to another folder.")
-    if not 0 <= config.shard < config.num_shards:
-        where = f"shard={config.shard} num_shards={config.num_shards}"
-        raise ConfigError(f"shard must be 0 to {config.num_shards - 1}", where, "Shards count from 0.")
     return list(found[config.shard :: config.num_shards])
 
 
@@ -235,7 +272,17 @@ def _maker(
 def _left_to_do(cases: list[Case], record: Record, config: DictConfig) -> list[Case]:
     if config.force:
         return cases
-    left = [case for case in cases if not _is_done(case, record, bool(config.save_probabilities))]
+    left = []
+    for case in cases:
+        if _is_done(case, record, bool(config.save_probabilities)):
+            continue
+        edited = record.edited(case.identifier)
+        if edited is None:
+            left.append(case)
+        else:
+            print(
+                f"note: {edited} has changed since segplan wrote it: kept (delete it or use force=true to make it again)"
+            )
     if not record_files(record.folder):
         foreign = [name for case in left if (record.folder / (name := _known_name(case))).exists()]
         if foreign:
@@ -260,16 +307,13 @@ def _known_name(case: Case) -> str:
 
 
 def _load(model: ModelFolder, folds: tuple[str, ...], settings: InferenceSettings, config: DictConfig) -> "Predictor":
-    if config.trainer.devices not in (1, "1", "auto"):
-        where = f"trainer.devices={config.trainer.devices}"
-        raise ConfigError("prediction uses one device", where, "Share the cases: shard=I num_shards=N, a job a device.")
     from segplan.inference import Predictor
+    from segplan.inference.precision import select_device
 
-    accelerator = {"gpu": "cuda"}.get(str(config.trainer.accelerator), str(config.trainer.accelerator))
     return Predictor.from_model(
         model.path,
         folds,
-        device=accelerator,
+        device=select_device(config.trainer.accelerator, "trainer.accelerator"),
         precision=config.trainer.precision,
         checkpoint=config.checkpoint,
         **asdict(settings),
@@ -304,7 +348,8 @@ def _device_name(device: Any) -> str:
 
 
 def _message(error: Exception) -> str:
-    return str(error) if isinstance(error, SegplanError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, SegplanError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def _count(number: int) -> str:

@@ -30,8 +30,7 @@ def prepare_run(config: DictConfig) -> Path:
 
     _check_name(str(config.run))
     setup = prepare_training(config)
-    if not config.force:
-        check_run_folder(setup.folder, run_identity(config))
+    check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over)
     path = setup.folder / "config.yaml"
     with atomic_write(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")

@@ -1,6 +1,7 @@
 """What makes a run the run it is: the values that decide its weights. Another one may not go on in its folder."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ _NODES = (
     "seed",
     "fold",
 )
+# What the folds of a run may differ in: each may start from the weights of its own fold of another model.
+_OF_THE_FOLD = {"fold", "seed", "finetune.checkpoint"}
 _TRAINER_KEYS = ("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val")
 # How fast it goes, who planned it and where it runs decide no weight.
 _IRRELEVANT = {"data.num_workers", "module.compile", "plan.segplan_version", "plan.schema_version", "plan.planner"}
@@ -47,39 +50,54 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [f"{key} {_show(before, key)} → {_show(now, key)}" for key in keys if before.get(key) != now.get(key)]
 
 
-def check_run_folder(folder: Path, identity: Mapping[str, Any]) -> bool:
-    """Whether `folder` is that of the run with this identity already; False if it is nobody's yet.
+def check_run_folder(folder: Path, identity: Mapping[str, Any], *, starting_over: bool = False) -> None:
+    """Refuse to train in RUN/fold_K what does not belong there.
+
+    Args:
+        folder: RUN/fold_K.
+        identity: this training's.
+        starting_over: what the fold holds will be discarded; only the run's other folds count then.
 
     Raises:
-        RunError: it belongs to a run with another one.
+        RunError: fold or run belong to a run with another identity. The folds of a run share model.json, so they
+            must agree in all but fold, seed and the weights that they start from.
     """
-    path = folder / IDENTITY_FILE
-    if not path.exists():
-        return False
-    try:
-        before = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunError(f"cannot be read ({error})", path, "Use force=true to start over.") from error
-    changes = differing_keys(before, identity)
-    if changes:
-        raise RunError(
-            f"run folder holds a run with another config ({_summary(changes)})",
-            folder,
-            "Use run=NAME for a new one, or force=true to start over.",
+    if not starting_over:
+        remedy = "Use run=NAME for a new one, or force=true to start over."
+        _check_file(folder / IDENTITY_FILE, identity, "run folder holds a run with another config", remedy)
+        _check_file(folder.parent / IDENTITY_FILE, _shared(identity), "the run's folds have another config", remedy)
+    elif _has_other_folds(folder):
+        remedy = "Use run=NAME for a new run: force=true discards this fold only."
+        _check_file(
+            folder.parent / IDENTITY_FILE, _shared(identity), "the run's other folds have another config", remedy
         )
-    return True
 
 
 def claim_run_folder(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Make `folder` the folder of the run with this identity.
+    """Make RUN/fold_K the folder of the training with this identity, and RUN that of the run it is a fold of.
 
     Raises:
         RunError: it belongs to a run with another one.
     """
-    if check_run_folder(folder, identity):
-        return
-    with atomic_write(folder / IDENTITY_FILE) as temporary:
-        temporary.write_text(json.dumps(identity, indent=1, ensure_ascii=False, sort_keys=True), encoding="utf-8")
+    check_run_folder(folder, identity)
+    for path, values in ((folder.parent / IDENTITY_FILE, _shared(identity)), (folder / IDENTITY_FILE, identity)):
+        if not path.exists():
+            with atomic_write(path) as temporary:
+                text = json.dumps(values, indent=1, ensure_ascii=False, sort_keys=True)
+                temporary.write_text(text, encoding="utf-8")
+
+
+def start_over(folder: Path) -> None:
+    """Discard everything in RUN/fold_K but its config.yaml, and whose RUN is unless it has other folds."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name == "config.yaml":
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if not _has_other_folds(folder):
+        (folder.parent / IDENTITY_FILE).unlink(missing_ok=True)
 
 
 def check_checkpoint(path: Path, saved: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -102,6 +120,27 @@ def check_checkpoint(path: Path, saved: Mapping[str, Any], identity: Mapping[str
         path,
         "Move it away, use run=NAME for a new run, or force=true to start over.",
     )
+
+
+def _shared(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in identity.items() if key not in _OF_THE_FOLD}
+
+
+def _has_other_folds(folder: Path) -> bool:
+    return any(path.parent.name != folder.name for path in folder.parent.glob(f"fold_*/{IDENTITY_FILE}"))
+
+
+def _check_file(path: Path, identity: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Refuse an identity that differs from the one in the file `path`, if it is there."""
+    if not path.exists():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"cannot be read ({error})", path, remedy) from error
+    changes = differing_keys(before, identity)
+    if changes:
+        raise RunError(f"{what} ({_summary(changes)})", path.parent, remedy)
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

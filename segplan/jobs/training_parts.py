@@ -4,12 +4,13 @@ import functools
 import inspect
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
@@ -18,9 +19,22 @@ from segplan.errors import ConfigError
 from segplan.inference.precision import select_device
 from segplan.jobs.instantiate import instantiate, locate
 from segplan.jobs.training_setup import TrainingSetup
-from segplan.patches import PatchDataModule
+from segplan.patches import PatchDataModule, auto_num_workers
 from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule, auto_precision, load_pretrained
 from segplan.training.callbacks import Checkpoints, MetricsCSV, StopOnSignal
+
+_DATA_SET_BY_SEGPLAN = frozenset(
+    {"store_folder", "split", "labels", "augmentation", "use_mask_for_norm", "batches_per_epoch", "val_batches", "seed"}
+)
+_TRAINER_SET_BY_SEGPLAN = frozenset({"callbacks", "logger", "plugins", "default_root_dir"})
+_MODULE_SET_BY_SEGPLAN = frozenset({"network", "loss", "optimizer", "schedule", "patch_dice", "metadata"})
+_SWITCHED_OFF: dict[str, Any] = {
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
+}
 
 
 def build_network(setup: TrainingSetup) -> nn.Module:
@@ -58,8 +72,16 @@ def build_loss(setup: TrainingSetup) -> nn.Module:
 
 
 def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> SegmentationModule:
-    """The LightningModule; its checkpoints carry the run's `identity` and what predicting needs to know."""
+    """The LightningModule; its checkpoints carry the run's `identity` and what predicting needs to know.
+
+    Raises:
+        ConfigError: a value of its configuration nodes cannot work.
+        ModelError: the weights to start from do not fit.
+    """
     config, labels = setup.config, setup.labels
+    _check_keys("module", config.module, SegmentationModule, _MODULE_SET_BY_SEGPLAN)
+    network = build_network(setup)
+    _check_optimizer(config.optimizer, network)
     metadata = {
         "identity": dict(identity),
         "plan": plain(config.plan),
@@ -67,7 +89,7 @@ def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> Segmentat
         "mirror_axes": None if setup.mirror_axes is None else list(setup.mirror_axes),
     }
     return SegmentationModule(
-        network=build_network(setup),
+        network=network,
         loss=build_loss(setup),
         optimizer=functools.partial(instantiate, config.optimizer),
         schedule=instantiate(config.schedule),
@@ -78,8 +100,13 @@ def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> Segmentat
 
 
 def build_data(setup: TrainingSetup) -> PatchDataModule:
-    """The loaders of training and validation patches."""
+    """The loaders of training and validation patches.
+
+    Raises:
+        ConfigError: a value of the `data` node cannot work.
+    """
     config = setup.config
+    _check_keys("data", config.data, PatchDataModule, _DATA_SET_BY_SEGPLAN)
     return PatchDataModule(
         store_folder=setup.store.folder,
         split=setup.split,
@@ -94,10 +121,19 @@ def build_data(setup: TrainingSetup) -> PatchDataModule:
 
 
 def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
-    """Lightning's Trainer with the arguments of the `trainer` node; what segplan does better itself is switched off."""
+    """Lightning's Trainer with the arguments of the `trainer` node; what segplan does better itself is switched off.
+
+    Raises:
+        ConfigError: Lightning does not have such an argument, or refuses its value on this machine.
+    """
     config = setup.config
     silence_lightning()
     arguments = plain(config.trainer)
+    for key, value in _SWITCHED_OFF.items():
+        if arguments.pop(key, value) != value:
+            raise ConfigError("is decided by segplan", f"trainer.{key}", "Leave it out.")
+    _check_keys("trainer", arguments, pl.Trainer, _TRAINER_SET_BY_SEGPLAN)
+    _check_keys("checkpoint", config.checkpoint, Checkpoints, {"folder", "stop"})
     arguments["limit_val_batches"] = validation_batches(config)
     arguments["precision"] = precision(config)[0]
     callbacks = [
@@ -106,26 +142,42 @@ def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
         MetricsCSV(setup.folder / "metrics.csv"),
         Checkpoints(setup.checkpoints, stop, **plain(config.checkpoint)),
     ]
-    return pl.Trainer(
-        **arguments,
-        callbacks=callbacks,
-        logger=list(instantiate(config.logger).values()) or False,
-        plugins=[SafeCheckpointIO()],
-        default_root_dir=setup.folder,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-    )
+    logger = list(instantiate(config.logger).values()) or False
+    try:
+        return pl.Trainer(
+            **arguments,
+            **_SWITCHED_OFF,
+            callbacks=callbacks,
+            logger=logger,
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=setup.folder,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ConfigError(f"Lightning refuses a value ({error})", "trainer") from error
+
+
+def loader_processes(config: DictConfig, trainer: pl.Trainer) -> str:
+    """How many loader processes each training process gets, and why."""
+    asked = config.data.get("num_workers", "auto")
+    if asked != "auto":
+        return f"{asked} loader process{'' if asked == 1 else 'es'}: asked for"
+    return auto_num_workers(trainer.strategy.root_device.type, trainer.num_devices)[1]
 
 
 def accelerator(config: DictConfig) -> str:
-    """The type of device that the run uses: cpu, cuda, mps …"""
+    """The type of device that the run uses: cpu, cuda or mps.
+
+    Raises:
+        ConfigError: this machine has no such device.
+    """
     name = str(config.trainer.accelerator)
     if name == "auto":
         return select_device("auto").type
-    return "cuda" if name == "gpu" else name
+    kind = "cuda" if name == "gpu" else name
+    there: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+    if kind in there and not there[kind]():
+        raise ConfigError(f"this machine has no {kind} device", f"trainer.accelerator={name}", "Use auto or cpu.")
+    return kind
 
 
 def precision(config: DictConfig) -> tuple[str, str]:
@@ -158,3 +210,21 @@ def plain(node: Any) -> dict[str, Any]:
     """A configuration node as a dictionary of plain values."""
     container = OmegaConf.to_container(node, resolve=True)
     return {str(key): value for key, value in container.items()} if isinstance(container, dict) else {}
+
+
+def _check_keys(name: str, node: Any, target: Callable[..., Any], set_by_segplan: Set[str] = frozenset()) -> None:
+    """Refuse a key of the node `name` that is no argument of `target`, or that segplan itself sets."""
+    known = [key for key in inspect.signature(target).parameters if key not in set_by_segplan]
+    for key in node:
+        if key in set_by_segplan:
+            raise ConfigError("is set by segplan itself", f"{name}.{key}", "Leave it out.")
+        if key not in known:
+            raise ConfigError("there is no such key", f"{name}.{key}", f"There are {', '.join(known)}.")
+
+
+def _check_optimizer(node: DictConfig, network: nn.Module) -> None:
+    """Refuse values that the optimiser does not take now, while nothing is discarded or written yet."""
+    try:
+        instantiate(node, params=network.parameters())
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{node['_target_']} refuses a value ({error})", "optimizer") from error

@@ -1,6 +1,6 @@
 """What a training job needs to know before any heavy import: folders, labels, the fold's cases, and that they fit."""
 
-import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Labels, Split, read_splits, select_fold
 from segplan.errors import ConfigError, PlanError, StoreError
+from segplan.inference.settings import InferenceSettings
 from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
+from segplan.jobs.predict import settings_of
 from segplan.jobs.prepare import fold_folder, run_folder
 from segplan.planning import check_patch
 from segplan.preprocessing import CaseStore, PreprocessingPlan
+
+PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
+"""What both training and the validation after it can compute in."""
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,21 @@ class TrainingSetup:
         return self.folder / "checkpoints"
 
     @property
+    def starts_over(self) -> bool:
+        """Whether what the fold holds is to be discarded; validating again never discards a training."""
+        return bool(self.config.force) and self.config.mode == "train"
+
+    @property
+    def inference(self) -> InferenceSettings:
+        """How the fold's whole validation cases are segmented."""
+        node = self.config.inference
+        try:
+            return settings_of(node)
+        except (TypeError, ValueError) as error:
+            text = OmegaConf.to_yaml(node, resolve=True).strip().replace("\n", ", ")
+            raise ConfigError(f"a value cannot work: {error}", f"inference ({text})") from error
+
+    @property
     def mirror_axes(self) -> tuple[int, ...] | None:
         """Network axes along which training mirrors, so that prediction may; None if it does not."""
         from segplan.augmentation import build_pipeline
@@ -92,7 +113,9 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
     if missing:
         what = f"{len(missing)} cases of the fold are not preprocessed, {missing[0]} among them"
         raise StoreError(what, store.folder, _plan_command(config))
-    return TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan))
+    setup = TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan))
+    _ = setup.inference  # what cannot work is refused now, not after the training
+    return setup
 
 
 def _check_values(config: DictConfig) -> None:
@@ -100,19 +123,18 @@ def _check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{key}={value} must be a whole number above 0")
+    seed = config.seed
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ConfigError(f"seed={seed} must be a whole number of at least 0")
+    _check_choice("trainer.precision", str(config.trainer.precision), PRECISIONS)
+    _check_choice("trainer.accelerator", str(config.trainer.accelerator), ACCELERATORS)
     if "strides" in config.network:
         check_patch(list(config.data.patch_size), [list(stride) for stride in config.network.strides])
 
 
-def start_over(folder: Path) -> None:
-    """Discard everything in RUN/fold_K but its config.yaml."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name == "config.yaml":
-            continue
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigError("is unknown", f"{key}={value}", f"Use {', '.join(known[:-1])} or {known[-1]}.")
 
 
 def _plan_folder(config: DictConfig) -> Path:
@@ -121,4 +143,7 @@ def _plan_folder(config: DictConfig) -> Path:
 
 
 def _plan_command(config: DictConfig) -> str:
-    return f"Run: python plan.py dataset={config.dataset} stages=[preprocess] configurations=[{config.configuration}]"
+    # A plan file of the user's own has the name of another configuration than the one it was made from.
+    configuration = config.plan.get("configuration") or config.configuration
+    name = f" name={config.plan_name}" if config.plan_name else ""
+    return f"Run: python plan.py dataset={config.dataset}{name} stages=[preprocess] configurations=[{configuration}]"

@@ -13,7 +13,8 @@ from tiny_run import CASES, make_run
 from segplan.errors import ConfigError, PlanError, RunError, StoreError
 from segplan.imaging import read_label_map
 from segplan.jobs.prepare import fold_folder
-from segplan.jobs.train import main, run
+from segplan.jobs.train import main
+from segplan.jobs.train_fold import run
 from segplan.model_folder import ModelFolder
 from segplan.training import load_checkpoint
 from segplan.training.callbacks import Checkpoints
@@ -149,7 +150,7 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, monkeypatch
     monkeypatch.setattr(StopAt, "steps", steps)
     with monkeypatch.context() as patch:
         patch.setattr("segplan.jobs.training_parts.Checkpoints", StopAt)
-        assert run(parted) == 1
+        assert run(parted) == 128 + signal.SIGTERM
     assert "the same command goes on" in capsys.readouterr().out
     assert run(parted) == 0
     assert rows_of(fold_folder(parted)) == rows_of(fold_folder(whole))

@@ -108,7 +108,7 @@ def make_run(workspace: Path, *overrides: str, flat: bool = False, regions: bool
         }
     )
     small = ["trainer.max_epochs=3", "trainer.limit_train_batches=4", "trainer.accelerator=cpu"]
-    config = OmegaConf.merge(config, OmegaConf.from_dotlist([*small, "validation.mirror=false", *overrides]))
+    config = OmegaConf.merge(config, OmegaConf.from_dotlist([*small, "inference.mirror=false", *overrides]))
     assert isinstance(config, DictConfig)
     folder = fold_folder(config)
     folder.mkdir(parents=True, exist_ok=True)

@@ -42,7 +42,7 @@ def test_values_equal_the_signatures_defaults(path):
     [
         ("module/default", SegmentationModule),
         ("checkpoint/default", Checkpoints),
-        ("validation/default", InferenceSettings),
+        ("inference/default", InferenceSettings),
     ],
 )
 def test_values_of_nodes_without_a_target_equal_the_signatures_defaults(file, target):

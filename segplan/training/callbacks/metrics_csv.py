@@ -1,10 +1,12 @@
 """metrics.csv: one row an epoch, whatever interrupts the run."""
 
 import csv
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytorch_lightning as pl
 
+from segplan.errors import StorageError
 from segplan.imaging import atomic_write
 from segplan.training.module import SegmentationModule
 
@@ -22,11 +24,12 @@ class MetricsCSV(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the rows of the epochs that the resumed state has behind it."""
         if trainer.is_global_zero and self.path.exists():
-            header, *rows = self.path.read_text(encoding="utf-8").splitlines() or [""]
-            fields = header.count(",")
-            kept = [row for row in rows if row.count(",") == fields and int(row.split(",")[1]) <= trainer.global_step]
-            with atomic_write(self.path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in (header, *kept)), encoding="utf-8")
+            with self.path.open(newline="", encoding="utf-8") as file:
+                header, *rows = list(csv.reader(file)) or [[]]  # a label's name may hold a comma
+            whole = [row for row in rows if len(row) == len(header) > 1 and row[1].isdigit()]
+            kept = [row for row in whole if int(row[1]) <= trainer.global_step]
+            with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows([header, *kept] if header else [])
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Append the epoch's row."""
@@ -35,9 +38,18 @@ class MetricsCSV(pl.Callback):
         row = pl_module.epoch_summary()  # on every rank: it gathers their counts
         if not trainer.is_global_zero:
             return
+        try:
+            self._append(row)
+        except OSError as error:
+            trouble = StorageError.from_os_error(error, self.path)
+            if trouble is None:
+                raise
+            raise trouble from error
+
+    def _append(self, row: Mapping[str, float]) -> None:
         fresh = not self.path.exists() or self.path.stat().st_size == 0
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, row)
+            writer = csv.DictWriter(file, list(row))
             if fresh:
                 writer.writeheader()
             writer.writerow(row)

@@ -1,0 +1,166 @@
+"""Train a fold, write its weights as a model folder, segment its whole validation cases."""
+
+import json
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from segplan.errors import RunError
+from segplan.imaging import atomic_write
+from segplan.jobs import training_parts
+from segplan.jobs.fold_validation import print_scores, tiling_of, validate_fold
+from segplan.jobs.run_identity import check_checkpoint, check_run_folder, claim_run_folder, run_identity, start_over
+from segplan.jobs.training_setup import TrainingSetup, prepare_training
+from segplan.model_folder import MODEL_FILE, write_model_json, write_weights
+from segplan.training import load_checkpoint
+from segplan.training.callbacks import StopOnSignal, TrainingStoppedError
+
+_NETWORK_PREFIX = "network."
+
+
+def run(config: DictConfig) -> int:
+    """Do what the resolved `config` of a fold asks for, as far as it is not done yet; returns the exit code."""
+    setup = prepare_training(config)
+    identity = run_identity(config)
+    check_run_folder(setup.folder, identity, starting_over=setup.starts_over)
+    tiling_of(setup)  # refuses now what could not be validated after the training
+    if training_parts.is_first_rank():
+        _print_header(setup)
+    trained = False
+    if config.mode == "train":
+        stopped_by, trained = _train(setup, identity)
+        if stopped_by is not None:
+            return _exit_code(stopped_by)
+    if training_parts.is_first_rank():
+        _validate(setup, again=trained or config.mode == "validate")
+    return 0
+
+
+def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, bool]:
+    """Train to the end; returns the signal that stopped it before, if one did, and whether there was anything to do."""
+    resume = None if setup.starts_over else _checkpoint_to_resume(setup, identity)
+    if resume is not None and load_checkpoint(resume)["epoch"] >= setup.config.trainer.max_epochs:
+        if training_parts.is_first_rank():
+            claim_run_folder(setup.folder, identity)
+            _finish_writing(setup, resume)
+        return None, False
+    module = training_parts.build_module(setup, identity)
+    data = training_parts.build_data(setup)
+    stop = StopOnSignal()
+    trainer = training_parts.build_trainer(setup, stop)
+    if training_parts.is_first_rank():
+        _begin(setup, identity)  # not before all is built: what cannot work must not discard what is there
+        print(training_parts.loader_processes(setup.config, trainer), flush=True)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    except TrainingStoppedError as stopped:
+        where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+        print(f"stopped by {stopped} at {where}; saved: the same command goes on", flush=True)
+        return str(stopped), True
+    if training_parts.is_first_rank():
+        _write_model(setup)
+    return None, True
+
+
+def _begin(setup: TrainingSetup, identity: dict[str, Any]) -> None:
+    if setup.starts_over:
+        start_over(setup.folder)
+        _forget_force(setup)
+    claim_run_folder(setup.folder, identity)
+
+
+def _validate(setup: TrainingSetup, *, again: bool) -> None:
+    summary_file = setup.folder / "validation" / "summary.json"
+    if summary_file.exists() and not again:
+        print("nothing is left to do: the fold is trained and validated")
+    else:
+        validate_fold(setup)
+        if setup.config.force:
+            _forget_force(setup)
+    print_scores(setup, json.loads(summary_file.read_text(encoding="utf-8")))
+
+
+def _checkpoint_to_resume(setup: TrainingSetup, identity: dict[str, Any]) -> Path | None:
+    for name in ("last", "final"):
+        path = setup.checkpoints / f"{name}.ckpt"
+        if path.exists():
+            check_checkpoint(path, _read_checkpoint(path)["segplan"]["metadata"]["identity"], identity)
+            return path
+    return None
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    try:
+        checkpoint = load_checkpoint(path)
+        checkpoint["segplan"]["metadata"]["identity"], checkpoint["global_step"]
+    except Exception as error:
+        # torch raises many kinds for a damaged archive; whichever it is, the user must choose what to do.
+        remedy = "Remove it to go on from another checkpoint, or use force=true to start over."
+        raise RunError(f"the checkpoint cannot be read ({error})", path, remedy) from error
+    return checkpoint
+
+
+def _finish_writing(setup: TrainingSetup, last: Path) -> None:
+    """Write what a training that reached its end could not: it was killed, or the disk was full."""
+    final = setup.checkpoints / "final.ckpt"
+    if not final.exists() or _read_checkpoint(final)["global_step"] != _read_checkpoint(last)["global_step"]:
+        with atomic_write(final) as temporary:
+            shutil.copyfile(last, temporary)
+    weights = setup.folder / "weights.safetensors"
+    is_written = weights.exists() and weights.stat().st_mtime_ns >= final.stat().st_mtime_ns
+    if not (is_written and (setup.run_folder / MODEL_FILE).exists()):
+        _write_model(setup)
+
+
+def _write_model(setup: TrainingSetup) -> None:
+    """Write the run's model.json and the fold's weights for prediction; the final ones last: they say that all is."""
+    config = setup.config
+    # The scores of the weights that are replaced; without them the validation is due again.
+    (setup.folder / "validation" / "summary.json").unlink(missing_ok=True)
+    parts = [config.dataset, *([config.plan_name] if config.plan_name else []), config.configuration]
+    network = training_parts.plain(config.network)
+    write_model_json(
+        setup.run_folder,
+        name="/".join(str(part) for part in parts),
+        plan=training_parts.plain(config.plan),
+        patch_size=setup.patch_size,
+        network={"name": network.pop("_target_").rpartition(".")[2], **network},
+        mirror_axes=setup.mirror_axes,
+    )
+    for kind in ("best", "final"):
+        path = setup.checkpoints / f"{kind}.ckpt"
+        if path.exists():
+            state = load_checkpoint(path)["state_dict"]
+            weights = {
+                key.removeprefix(_NETWORK_PREFIX): value
+                for key, value in state.items()
+                if key.startswith(_NETWORK_PREFIX)
+            }
+            write_weights(setup.run_folder, config.fold, weights, kind)
+
+
+def _forget_force(setup: TrainingSetup) -> None:
+    setup.config.force = False
+    # The file too: a requeued job reads it and must not discard what this one trains.
+    with atomic_write(setup.folder / "config.yaml") as temporary:
+        temporary.write_text(OmegaConf.to_yaml(setup.config), encoding="utf-8")
+
+
+def _exit_code(stopped_by: str) -> int:
+    """128 + the signal's number, as shells count; 1 if another rank was stopped."""
+    number = signal.Signals.__members__.get(stopped_by)
+    return 1 if number is None else 128 + number
+
+
+def _print_header(setup: TrainingSetup) -> None:
+    config = setup.config
+    kind = training_parts.accelerator(config)
+    name, reason = training_parts.precision(config)
+    device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
+    cases = f"{len(setup.split.train)} train, {len(setup.split.validation)} validation cases"
+    compiled = " · compiled" if config.module.compile else ""
+    print(f"fold {config.fold} · {cases} · {device} · {name} ({reason}){compiled}", flush=True)
