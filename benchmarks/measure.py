@@ -78,6 +78,7 @@ def run_measured(command: Sequence[str | Path], log: Path, environment: Mapping[
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     _adopt_orphans()
+    others = _children()
     with log.open("wb") as output:
         start = time.perf_counter()
         process = subprocess.Popen(
@@ -98,7 +99,7 @@ def run_measured(command: Sequence[str | Path], log: Path, environment: Mapping[
         finally:
             wall_s = time.perf_counter() - start
             sampler.stop()
-    cpu_s = usage.ru_utime + usage.ru_stime + _orphans_cpu_s()
+    cpu_s = usage.ru_utime + usage.ru_stime + _orphans_cpu_s(others)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
@@ -132,27 +133,32 @@ def _adopt_orphans() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def _orphans_cpu_s() -> float:
+def _children() -> set[int]:
+    return {child.pid for child in psutil.Process().children()}
+
+
+def _orphans_cpu_s(others: set[int]) -> float:
     """Wait for what the command left behind and return its CPU seconds.
+
+    Args:
+        others: children of this process that were there before the command.
 
     Raises:
         BenchmarkFailed: something goes on running.
     """
     total = 0.0
     give_up_at = time.monotonic() + ORPHANS_END_WITHIN_S
-    while time.monotonic() < give_up_at:
-        try:
-            pid, _, usage = os.wait4(-1, os.WNOHANG)
-        except ChildProcessError:
-            return total
-        if pid:
-            total += usage.ru_utime + usage.ru_stime
-        else:
-            time.sleep(0.02)
-    left = [child.pid for child in psutil.Process().children()]
-    raise BenchmarkFailed(
-        f"processes {left} still run {ORPHANS_END_WITHIN_S:.0f} s after the command that started them"
-    )
+    while left := _children() - others:
+        if time.monotonic() > give_up_at:
+            raise BenchmarkFailed(
+                f"processes {sorted(left)} still run {ORPHANS_END_WITHIN_S:.0f} s after the command that started them"
+            )
+        for child in left:
+            pid, _, usage = os.wait4(child, os.WNOHANG)
+            if pid:
+                total += usage.ru_utime + usage.ru_stime
+        time.sleep(0.02)
+    return total
 
 
 def _tree(pid: int) -> list[psutil.Process]:

@@ -203,10 +203,7 @@ def _file(checkpoint: str) -> str:
 
 def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / MODEL_FILE
-    remedy = (
-        "Name a run folder (workspace/runs/DATASET/CONFIGURATION/RUN) or a folder made by segplan export-model or "
-        "segplan import-nnunet."
-    )
+    remedy = "Name a run folder (workspace/runs/DATASET/CONFIGURATION/RUN)."
     if not folder.is_dir():
         raise ModelError("there is no such model folder", folder, remedy)
     if not path.is_file():

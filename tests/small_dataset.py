@@ -37,16 +37,17 @@ def make_dataset(
     spacing: Sequence[float] = (1.0, 1.0, 1.0),
     channels: int = 1,
     ending: str = ".nii.gz",
+    classes: int = 2,
 ) -> Path:
-    """Write the dataset into `folder` and return it."""
+    """Write the dataset into `folder` and return it; with one class both boxes are `left`."""
     for index in range(cases):
         image, labels = case_arrays(index, [size + index % 2 for size in shape], channels)
         for channel in range(channels):
             write_image(folder / "imagesTr" / f"case_{index:02d}_{channel:04d}{ending}", image[channel], spacing)
-        write_image(folder / "labelsTr" / f"case_{index:02d}{ending}", labels, spacing)
+        write_image(folder / "labelsTr" / f"case_{index:02d}{ending}", np.minimum(labels, classes), spacing)
     description = {
         "channel_names": {str(channel): f"MR{channel}" for channel in range(channels)},
-        "labels": LABELS,
+        "labels": {name: value for name, value in LABELS.items() if value <= classes},
         "numTraining": cases,
         "file_ending": ending,
     }

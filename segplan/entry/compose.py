@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
@@ -63,7 +64,8 @@ def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConf
     try:
         OmegaConf.resolve(config)
     except OmegaConfBaseException as error:
-        raise ConfigError(str(error).splitlines()[0], remedy="Correct the interpolation (${...}).") from error
+        remedy = "Correct the interpolation (${...}); a plan's file needs its defaults list."
+        raise ConfigError(str(error).splitlines()[0], remedy=remedy) from error
     return config
 
 
@@ -89,8 +91,11 @@ def parse_overrides(arguments: Sequence[str]) -> list[Override]:
 def _compose(job: str, overrides: list[str]) -> DictConfig:
     try:
         config = compose(job, overrides, return_hydra_config=True)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"a configuration file is no valid YAML ({' '.join(str(error).split())})") from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        # Hydra's first line says what is missing; the rest lists its search path.
+        raise ConfigError(str(error).splitlines()[0], remedy="Check the defaults list of the plan's file.") from error
     choice = config.hydra.runtime.choices.get("plan")
     with open_dict(config):
         del config["hydra"]
@@ -161,7 +166,9 @@ def _type_problem(key: str, default: Any, value: Any) -> str | None:
     wanted: str | None = None
     if isinstance(default, bool):
         wanted = None if isinstance(value, bool) else "true or false"
-    elif isinstance(default, int | float):
+    elif isinstance(default, int):
+        wanted = None if isinstance(value, int | None) and not isinstance(value, bool) else "a whole number"
+    elif isinstance(default, float):
         wanted = None if isinstance(value, int | float | None) and not isinstance(value, bool) else "a number"
     elif isinstance(default, DictConfig):
         wanted = None if isinstance(value, dict | None) else "a mapping"

@@ -1,6 +1,7 @@
 """The job behind `plan.py`: verify, fingerprint, plan, preprocess; a stage that is done and still valid is skipped."""
 
 import json
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -231,8 +232,10 @@ def _print_plan(plan: DatasetPlan) -> None:
 
 def _print_next(job: _Job, dataset: str) -> None:
     folder = job.plan_folder(dataset)
+    elsewhere = job.workspace != Path("workspace").absolute()
     for name in ("3d_fullres", "2d"):
         if (folder / f"{name}.yaml").is_file():
             address = folder.relative_to(job.workspace / "plan").as_posix()
-            print(f"Next: python train.py plan={address}/{name} fold=0")
+            words = [f"plan={address}/{name}", "fold=0", *([f"workspace={job.workspace}"] if elsewhere else [])]
+            print(f"Next: python train.py {shlex.join(words)}")
             return

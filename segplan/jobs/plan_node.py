@@ -7,19 +7,17 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Labels
-from segplan.preprocessing import PreprocessingPlan
+from segplan.preprocessing import PreprocessingPlan, plan_node
 
 
 def labels_of(plan: Mapping[str, Any] | DictConfig) -> Labels:
     """The label definition in a `plan` node."""
-    node = _plain(plan)
-    return Labels.from_json({"labels": node["labels"], "regions_class_order": node.get("regions_class_order")})
+    return plan_node.labels_of(_plain(plan))
 
 
 def preprocessing_of(plan: Mapping[str, Any] | DictConfig) -> PreprocessingPlan:
     """What preprocessing depends on, in a `plan` node; for images of any spacing."""
-    node = _plain(plan)
-    return PreprocessingPlan.from_json(node | {"use_mask": node["use_mask_for_norm"]})
+    return plan_node.preprocessing_of(_plain(plan))
 
 
 def store_folder(workspace: Path, plan: Mapping[str, Any] | DictConfig) -> Path:

@@ -280,9 +280,7 @@ def _left_to_do(cases: list[Case], record: Record, config: DictConfig) -> list[C
         if edited is None:
             left.append(case)
         else:
-            print(
-                f"note: {edited} has changed since segplan wrote it: kept (delete it or use force=true to make it again)"
-            )
+            print(f"note: {edited} was edited since it was made: kept (delete it or use force=true to make it again)")
     if not record_files(record.folder):
         foreign = [name for case in left if (record.folder / (name := _known_name(case))).exists()]
         if foreign:

@@ -33,3 +33,9 @@ def check_patch(patch_size: Sequence[int], strides: Sequence[Sequence[int]]) -> 
             f"{where} does not fit the network: axis {name} {times}, so its size must be a multiple of {multiple}",
             remedy=f"Nearest: {nearest}.",
         )
+    bottom = [size // math.prod(stride[axis] for stride in strides) for axis, size in enumerate(patch_size)]
+    if math.prod(bottom) < 2:
+        raise ConfigError(
+            f"{where} leaves a single voxel at the network's lowest resolution, which cannot be normalised",
+            remedy="Double the patch along one axis.",
+        )

@@ -20,7 +20,7 @@ def load_pretrained(network: nn.Module, path: Path) -> None:
     try:
         source: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
-        remedy = "Name the weights.safetensors of a model folder; import other formats first (segplan import-nnunet)."
+        remedy = "Name the weights.safetensors of a run folder."
         raise ModelError(f"cannot be read ({error})", path, remedy) from error
     wanted = {key: value for key, value in network.state_dict().items() if HEAD not in key}
     unfit = [key for key, value in wanted.items() if key not in source or source[key].shape != value.shape]

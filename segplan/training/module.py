@@ -129,7 +129,7 @@ class SegmentationModule(pl.LightningModule):
 
         Waits for the device. Epochs count from 1. `patch_dice` is the mean over the targets that occurred.
         """
-        dice = self.patch_dice.compute().tolist()
+        dice = self.patch_dice.compute().reshape(-1).tolist()  # torchmetrics makes a single value a scalar
         seen = [value for value in dice if not math.isnan(value)]
         return {
             "epoch": self.current_epoch + 1,

@@ -171,6 +171,14 @@ def test_a_sweep_runs_every_fold_and_reports_the_one_that_fails(trained):
     assert any(line.startswith("failed (2): ") and "fold=-1" in line for line in lines)
 
 
+def test_a_dataset_with_a_single_class_trains(tmp_path):
+    raw = make_dataset(tmp_path / "Dataset005_One", cases=5, classes=1)
+    succeeds("plan", f"dataset={raw}", "configurations=[3d_fullres]", "num_workers=0", cwd=tmp_path)
+    succeeds("train", f"plan={raw.name}/3d_fullres", "fold=0", *BUDGET, "trainer.max_epochs=1", cwd=tmp_path)
+    summary = json.loads((run_folder(tmp_path, raw) / "fold_0" / "validation" / "summary.json").read_text())
+    assert set(summary["mean"]) == {"1"}
+
+
 def test_python_api_example_of_the_docs_runs(trained, tmp_path, monkeypatch):
     folder, raw = trained
     text = (ROOT / "docs" / "python_api.md").read_text()

@@ -49,6 +49,16 @@ def test_a_users_own_file_builds_on_an_emitted_plan(workspace):
     (folder / "mine.yaml").unlink()
 
 
+def test_broken_files_of_the_user_are_refused_in_one_line(workspace):
+    folder = workspace / "plan" / NAME.split("/")[0]
+    for text in ("a: [1", "# @package _global_\ndefaults:\n  - /plan/none/3d\n  - _self_\n", "data: {batch_size: 3}\n"):
+        (folder / "broken.yaml").write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError) as raised:
+            compose_job("train", [f"plan='{NAME.split('/')[0]}/broken'"], workspace)
+        assert "\n" not in str(raised.value)
+    (folder / "broken.yaml").unlink()
+
+
 def test_the_resolved_config_has_no_interpolation_left(workspace):
     config = compose_job("train", [CHOICE], workspace)
     assert "${" not in OmegaConf.to_yaml(config)
@@ -61,7 +71,9 @@ def test_the_resolved_config_has_no_interpolation_left(workspace):
         ("tariner.max_epochs=3", "Did you mean trainer.max_epochs?"),
         ("trainer.max_epoch=3", "Did you mean trainer.max_epochs?"),
         ("optimizer.learning_rate=3", "unknown key optimizer.learning_rate"),
-        ("data.batch_size=two", "must be a number"),
+        ("data.batch_size=two", "must be a whole number"),
+        ("data.batch_size=1.5", "must be a whole number"),
+        ("optimizer.lr=fast", "must be a number"),
         ("module.deep_supervision=3", "must be true or false"),
         ("data.patch_size=3", "must be a list"),
         ("augmentation=nothing", "There are: default, no_mirroring, none"),

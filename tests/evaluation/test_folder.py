@@ -7,7 +7,7 @@ from sklearn.metrics import f1_score
 
 from segplan.dataset import Labels
 from segplan.errors import ConfigError, VerificationError
-from segplan.evaluation import evaluate_folder
+from segplan.evaluation import evaluate_folder, folder
 from segplan.jobs import evaluate
 
 LABELS = {"background": 0, "a": 1, "b": 2}
@@ -46,6 +46,13 @@ def test_a_folder_is_evaluated_with_or_without_processes(folders, workers):
     assert len(summary["metric_per_case"]) == 3
     for label in (1, 2):
         assert summary["mean"][str(label)]["Dice"] == pytest.approx(dice(maps, label))
+
+
+def test_processes_keep_to_the_processors_that_the_job_may_use(monkeypatch):
+    monkeypatch.setattr(folder, "available_cpus", lambda: 3)
+    assert folder._choose_workers(100, None) == 3
+    assert folder._choose_workers(2, None) == 0
+    assert folder._choose_workers(100, 5) == 5
 
 
 def test_without_labels_every_value_of_the_references_is_a_class(folders):

@@ -69,6 +69,18 @@ def test_csv_rows_are_cases_with_and_without_a_header(tmp_path):
     assert found(tmp_path / "titled.csv", 2) == {"a": ["a.nii.gz", "b.nii.gz"]}
 
 
+@pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "..\\evil", "/tmp/evil"])
+def test_a_case_name_that_leaves_the_output_folder_is_refused_with_its_row(tmp_path, name):
+    (tmp_path / "list.csv").write_text(f"case,t1\nfine,a.nii.gz\n\n{name},a.nii.gz\n")
+    with pytest.raises(ConfigError, match=r"list\.csv, line 4: .* is no case name"):
+        find_cases(tmp_path / "list.csv", ".nii.gz", 1)
+
+
+def test_a_case_name_may_hold_dots(tmp_path):
+    (tmp_path / "list.csv").write_text("case,t1\na..b.1,a.nii.gz\n")
+    assert found(tmp_path / "list.csv") == {"a..b.1": ["a.nii.gz"]}
+
+
 def test_nothing_there_is_refused(tmp_path):
     touch(tmp_path / "empty", "readme.md")
     with pytest.raises(ConfigError, match="no such file or folder"):

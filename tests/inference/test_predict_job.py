@@ -1,5 +1,6 @@
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,7 @@ def test_what_is_done_is_skipped_and_force_redoes_it(model, images, tmp_path, ca
     assert all(path.stat().st_mtime_ns > times[path.name] for path in output.glob("*.nii.gz"))
 
 
-@pytest.mark.parametrize("damage", ["deleted", "truncated", "input"])
+@pytest.mark.parametrize("damage", ["deleted", "input"])
 def test_only_what_is_missing_or_outdated_is_made(model, images, tmp_path, capsys, damage):
     output = tmp_path / "out"
     run(config_of(model, images, output))
@@ -91,8 +92,6 @@ def test_only_what_is_missing_or_outdated_is_made(model, images, tmp_path, capsy
     kept = (output / "t1.nii.gz").stat().st_mtime_ns
     if damage == "deleted":
         (output / "t0.nii.gz").unlink()
-    elif damage == "truncated":
-        (output / "t0.nii.gz").write_bytes(expected[:100])
     else:
         content = (images / "t0_0001.nii.gz").read_bytes()
         (images / "t0_0001.nii.gz").unlink()
@@ -104,6 +103,108 @@ def test_only_what_is_missing_or_outdated_is_made(model, images, tmp_path, capsy
     assert "case=t0 " in out
     assert (output / "t0.nii.gz").read_bytes() == expected
     assert (output / "t1.nii.gz").stat().st_mtime_ns == kept
+
+
+@pytest.mark.parametrize("also", ["new case", "new input", "probabilities"])
+def test_an_edited_prediction_is_kept_and_named_unless_forced(model, images, tmp_path, capsys, also):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+    edited = output / "t0.nii.gz"
+    edited.write_bytes(b"corrected by hand")
+    changes = {"save_probabilities": True} if also == "probabilities" else {}
+    for channel in range(2):
+        content = (images / f"t1_{channel:04d}.nii.gz").read_bytes()
+        if also == "new case":
+            (images / f"t9_{channel:04d}.nii.gz").write_bytes(content)
+        elif also == "new input":
+            (images / f"t0_{channel:04d}.nii.gz").write_bytes(content)
+    capsys.readouterr()
+    for _ in range(2):  # the first run must not make it forget
+        assert run(config_of(model, images, output, **changes)) == 0
+        notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+        assert len(notes) == 1
+        assert str(edited) in notes[0]
+        assert "force=true" in notes[0]
+        assert edited.read_bytes() == b"corrected by hand"
+    assert (output / "t9.nii.gz").exists() == (also == "new case")
+    assert run(config_of(model, images, output, force=True, **changes)) == 0
+    assert edited.read_bytes() != b"corrected by hand"
+
+
+def test_a_kill_between_label_map_and_record_does_not_look_like_an_edit(model, images, tmp_path, monkeypatch):
+    output = tmp_path / "out"
+    run(config_of(model, images, output))
+
+    def write_and_die(path, *_):
+        path.write_bytes(b"other labels")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("segplan.jobs.predict.write_label_map", write_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            run(config_of(model, images, output, force=True))
+    assert run(config_of(model, images, output)) == 0
+    assert (output / "t0.nii.gz").read_bytes() != b"other labels"
+
+
+def test_ctrl_c_reaches_the_entry_point_and_works_again_afterwards(model, images, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr("segplan.jobs.predict.write_label_map", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(model, images, tmp_path / "out"))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("trainer__accelerator", "foo"),
+        ("trainer__accelerator", None),
+        ("trainer__devices", 2),
+        ("shard", None),
+        ("shard", -1),
+        ("shard", 1),
+        ("shard", "a"),
+        ("num_shards", None),
+        ("num_shards", 0),
+        ("num_shards", 1.5),
+        ("num_workers", None),
+        ("num_workers", "many"),
+        ("num_workers", 1.5),
+        ("num_workers", -1),
+        ("folds", ["x"]),
+        ("folds", 1.5),
+        ("inference__step_size", "half"),
+        ("inference__step_size", None),
+        ("inference__tile_batch_size", None),
+        ("inference__mirror", None),
+        ("inference__mirror", ["x"]),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_its_key_before_the_model_is_loaded(
+    model, images, tmp_path, monkeypatch, key, value
+):
+    monkeypatch.setattr("segplan.jobs.predict._load", lambda *_: pytest.fail("the model was loaded"))
+    name, shown = key.replace("__", "."), "null" if value is None else str(value)
+    with pytest.raises(ConfigError) as caught:
+        run(config_of(model, images, tmp_path / "out", **{key: value}))
+    assert f"{name}=" in str(caught.value)
+    assert shown in str(caught.value) or name.startswith("inference.")
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_refused_before_weights_are_read(model, images, tmp_path, monkeypatch, accelerator):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("segplan.inference.predictor.load_network", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises(ConfigError, match=f"trainer.accelerator={accelerator}: torch finds no .*Use auto or cpu"):
+        run(config_of(model, images, tmp_path / "out", trainer__accelerator=accelerator))
 
 
 def test_an_interrupted_job_goes_on(model, images, tmp_path):

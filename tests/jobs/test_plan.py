@@ -49,7 +49,7 @@ def test_all_stages_make_plans_splits_and_a_full_store(dataset, tmp_path, capsys
     assert len(store_of(tmp_path / "w").identifiers()) == 6
     printed = capsys.readouterr().out
     assert "3d_fullres" in printed
-    assert f"Next: python train.py plan={dataset.name}/3d_fullres fold=0" in printed
+    assert f"Next: python train.py plan={dataset.name}/3d_fullres fold=0 workspace=" in printed
 
 
 def test_a_second_run_does_nothing_again_and_force_redoes_it(dataset, tmp_path, capsys):
