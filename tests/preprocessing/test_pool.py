@@ -141,6 +141,7 @@ def test_closing_the_iterator_ends_the_workers():
 SCRIPT = """
     import os, signal, sys, threading, time
     from segplan.preprocessing import run_parallel
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     results = run_parallel(time.sleep, [0.0, 60.0, 60.0, 60.0], 3)
     next(results)
     print("started", flush=True)
