@@ -1,6 +1,7 @@
 """The `segplan` command: `segplan JOB paths … key=value …`; plan, train and predict are the three Hydra scripts."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,17 @@ from pathlib import Path
 import segplan
 from segplan.errors import SegplanError, StorageError
 
-_HYDRA_JOBS = ("plan", "train", "predict")
+_HYDRA_JOBS = {
+    "plan": "look at a dataset, plan, preprocess (plan.py)",
+    "train": "train and validate one fold (train.py)",
+    "predict": "segment images (predict.py)",
+}
+_JOBS = (  # modules of segplan.commands, in the order of `segplan --help`
+    "verify",
+    "phantom",
+    "evaluate",
+    "demo",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,88 +77,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"segplan {segplan.__version__}")
     jobs = parser.add_subparsers(metavar="JOB", title="jobs (segplan JOB --help says more)")
-    for name, text in (
-        ("plan", "look at a dataset, plan, preprocess (plan.py)"),
-        ("train", "train and validate one fold (train.py)"),
-        ("predict", "segment images (predict.py)"),
-    ):
+    for name, text in _HYDRA_JOBS.items():
         jobs.add_parser(name, help=text, add_help=False)
-    _add_verify(jobs)
-    _add_phantom(jobs)
-    _add_evaluate(jobs)
-    _add_demo(jobs)
+    for name in _JOBS:
+        module = importlib.import_module(f"segplan.commands.{name.replace('-', '_')}")
+        job = jobs.add_parser(name, help=module.HELP, description=module.HELP)
+        job.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
+        module.add_arguments(job)
+        job.set_defaults(run=module.run)
     return parser
-
-
-def _add_job(
-    jobs: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, text: str
-) -> argparse.ArgumentParser:
-    job = jobs.add_parser(name, help=text, description=text)
-    job.add_argument("--debug", action="store_true", help="show tracebacks of user errors")
-    return job
-
-
-def _add_verify(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    job = _add_job(jobs, "verify", "report every problem of every case of a raw dataset")
-    job.add_argument("dataset", type=Path, help="folder in nnU-Net's raw layout")
-    job.add_argument("--num-workers", type=int, default=None, help="processes (default: the cores at hand)")
-
-    def run(options: argparse.Namespace) -> int:
-        from segplan.jobs.inspection import verify
-
-        return verify(options.dataset, options.num_workers)
-
-    job.set_defaults(run=run)
-
-
-def _add_phantom(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    job = _add_job(jobs, "phantom", "make a synthetic dataset in nnU-Net's raw layout")
-    job.add_argument("out", type=Path, help="the dataset folder to make, e.g. Dataset900_Phantom")
-    job.add_argument("--kind", choices=("ct", "mr", "rgb"), default="ct")
-    job.add_argument("--cases", type=int, default=20, help="training cases")
-    job.add_argument("--test-cases", type=int, default=0, help="further cases, in imagesTs and labelsTs")
-    job.add_argument("--seed", type=int, default=0)
-
-    def run(options: argparse.Namespace) -> int:
-        from segplan.jobs.phantom import run as make
-
-        return make(options.out, options.kind, options.cases, options.seed, options.test_cases)
-
-    job.set_defaults(run=run)
-
-
-def _add_evaluate(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    job = _add_job(jobs, "evaluate", "compare predicted with reference label maps: summary.json and a table")
-    job.add_argument("prediction", type=Path, help="folder or file")
-    job.add_argument("reference", type=Path, help="folder or file")
-    job.add_argument("--output", type=Path, help="where summary.json goes (default: the prediction folder)")
-    job.add_argument("--label-map", type=Path, help="YAML file {value in the prediction: value in the reference}")
-    job.add_argument(
-        "--dataset-json", type=Path, help="label names (default: dataset.json beside the reference folder)"
-    )
-    job.add_argument("--num-workers", type=int, default=None, help="processes (default: the cores at hand)")
-
-    def run(options: argparse.Namespace) -> int:
-        from segplan.jobs.evaluate import run as evaluate
-
-        more = {} if options.num_workers is None else {"num_workers": options.num_workers}
-        return evaluate(
-            options.prediction, options.reference, options.output, options.label_map, options.dataset_json, **more
-        )
-
-    job.set_defaults(run=run)
-
-
-def _add_demo(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    job = _add_job(jobs, "demo", "the main job end to end on a phantom: plan, train, predict, evaluate")
-    job.add_argument("out", type=Path, nargs="?", default=Path("demo"), help="folder for all that it makes")
-
-    def run(options: argparse.Namespace) -> int:
-        from segplan.jobs.demo import run as demo
-
-        return demo(options.out)
-
-    job.set_defaults(run=run)
 
 
 if __name__ == "__main__":
