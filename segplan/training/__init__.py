@@ -3,7 +3,7 @@
 from segplan.training.checkpoint_io import SafeCheckpointIO, load_checkpoint
 from segplan.training.deep_supervision import DeepSupervisionLoss, deep_supervision_weights, downsample_labels
 from segplan.training.finetune import load_pretrained
-from segplan.training.losses import DiceBCELoss, DiceCELoss
+from segplan.training.losses import DiceBCELoss, DiceCELoss, DiceFocalLoss, DiceTopKLoss, TverskyCELoss
 from segplan.training.module import SegmentationModule
 from segplan.training.patch_dice import PatchDice
 from segplan.training.precision import auto_precision
@@ -13,10 +13,13 @@ __all__ = [
     "DeepSupervisionLoss",
     "DiceBCELoss",
     "DiceCELoss",
+    "DiceFocalLoss",
+    "DiceTopKLoss",
     "PatchDice",
     "PolynomialDecay",
     "SafeCheckpointIO",
     "SegmentationModule",
+    "TverskyCELoss",
     "auto_precision",
     "deep_supervision_weights",
     "downsample_labels",

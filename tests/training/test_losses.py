@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from segplan.errors import ConfigError
-from segplan.training import DeepSupervisionLoss, DiceBCELoss, DiceCELoss, deep_supervision_weights, downsample_labels
+from segplan.training import (
+    DeepSupervisionLoss,
+    DiceBCELoss,
+    DiceCELoss,
+    DiceFocalLoss,
+    DiceTopKLoss,
+    TverskyCELoss,
+    deep_supervision_weights,
+    downsample_labels,
+)
 
 FIXTURE = Path(__file__).parents[1] / "data" / "losses" / "losses.pt"
 # Any combination of the fixture's four regions is written as one label, its bits; 16 is the ignore label.
@@ -114,3 +123,86 @@ def test_labels_are_downsampled_at_voxel_centres(size):
 def test_regions_are_needed_for_the_region_loss():
     with pytest.raises(ConfigError, match="dice_ce"):
         DiceBCELoss([])
+
+
+def random_case(ignore=None):
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 4 if ignore is None else ignore + 1, (2, 6, 5, 4), generator=generator)
+    return torch.randn(2, 4, 6, 5, 4, generator=generator), labels
+
+
+def test_tversky_with_equal_weights_is_dice():
+    logits, labels = random_case()
+    tversky = TverskyCELoss(smooth=5e-6, alpha=0.5, beta=0.5)(logits, labels)
+    assert tversky.item() == pytest.approx(DiceCELoss(smooth=1e-5)(logits, labels).item(), abs=1e-6)
+
+
+def test_tversky_counts_a_miss_by_beta_and_a_false_alarm_by_alpha():
+    labels = torch.tensor([[1, 1, 1, 1, 0, 0, 0, 0]])
+    missed_one = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0]])
+    one_too_many = torch.tensor([[1, 1, 1, 1, 1, 0, 0, 0]])
+    loss = TverskyCELoss(ce_weight=0, smooth=0, alpha=0.2, beta=0.8)
+
+    def sure_of(segmentation):
+        return torch.stack([1 - segmentation, segmentation], dim=1).float() * 200 - 100
+
+    assert loss(sure_of(missed_one), labels).item() == pytest.approx(-3 / (3 + 0.8))
+    assert loss(sure_of(one_too_many), labels).item() == pytest.approx(-4 / (4 + 0.2))
+
+
+def test_focal_loss_weighs_each_voxel_by_how_wrong_it_is():
+    logits, labels = random_case()
+    probability = logits.softmax(1).gather(1, labels[:, None])[:, 0]
+    expected = ((1 - probability) ** 2 * -probability.log()).mean().item()
+    assert DiceFocalLoss(dice_weight=0)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+    plain = DiceFocalLoss(gamma=0)(logits, labels)
+    assert plain.item() == pytest.approx(DiceCELoss()(logits, labels).item(), abs=1e-6)
+
+
+def test_top_k_averages_the_hardest_voxels():
+    logits, labels = random_case()
+    per_voxel = torch.nn.functional.cross_entropy(logits, labels, reduction="none").flatten()
+    hardest = per_voxel.sort(descending=True).values[: len(per_voxel) // 10].mean()
+    assert DiceTopKLoss(dice_weight=0)(logits, labels).item() == pytest.approx(hardest.item(), rel=1e-6)
+    everything = DiceTopKLoss(top_k_percent=100)(logits, labels)
+    assert everything.item() == pytest.approx(DiceCELoss()(logits, labels).item(), abs=1e-6)
+
+
+def test_class_weights_make_a_weighted_mean():
+    logits, labels = random_case()
+    weights = torch.tensor([0.1, 1.0, 2.0, 3.0])
+    expected = torch.nn.functional.cross_entropy(logits, labels, weight=weights)
+    loss = DiceCELoss(dice_weight=0, class_weights=weights.tolist())
+    assert loss(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    ignored = torch.where(labels == 3, 4, labels)
+    without = torch.nn.functional.cross_entropy(logits, ignored, weight=weights, ignore_index=4)
+    loss = DiceCELoss(dice_weight=0, class_weights=weights.tolist(), ignore_label=4)
+    assert loss(logits, ignored).item() == pytest.approx(without.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [DiceCELoss, DiceTopKLoss, DiceFocalLoss, TverskyCELoss])
+def test_what_stands_in_ignored_voxels_changes_neither_loss_nor_gradient(kind):
+    logits, labels = random_case(ignore=4)
+    other = torch.where((labels == 4)[:, None], torch.randn_like(logits), logits)
+    results = []
+    for values in (logits, other):
+        leaf = values.clone().requires_grad_()
+        loss = kind(ignore_label=4)(leaf, labels)
+        loss.backward()
+        results.append((loss.item(), leaf.grad))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (DiceTopKLoss, {"top_k_percent": 0}),
+        (DiceFocalLoss, {"gamma": -1}),
+        (TverskyCELoss, {"alpha": -0.1}),
+        (DiceCELoss, {"class_weights": [0, 0]}),
+    ],
+)
+def test_values_that_make_no_loss_are_refused(kind, arguments):
+    with pytest.raises(ConfigError, match="loss"):
+        kind(**arguments)
