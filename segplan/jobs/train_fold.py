@@ -43,7 +43,7 @@ def run(config: DictConfig) -> int:
 def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, bool]:
     """Train to the end; returns the signal that stopped it before, if one did, and whether there was anything to do."""
     resume = None if setup.starts_over else _checkpoint_to_resume(setup, identity)
-    if resume is not None and load_checkpoint(resume)["epoch"] >= setup.config.trainer.max_epochs:
+    if resume is not None and _is_finished(load_checkpoint(resume), setup.config):
         if training_parts.is_first_rank():
             claim_run_folder(setup.folder, identity)
             _finish_writing(setup, resume)
@@ -64,6 +64,12 @@ def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, 
     if training_parts.is_first_rank():
         _write_model(setup)
     return None, True
+
+
+def _is_finished(checkpoint: dict[str, Any], config: DictConfig) -> bool:
+    """Whether all epochs are done, or the schedule ended the training before."""
+    done = checkpoint["epoch"] >= config.trainer.max_epochs
+    return bool(done or checkpoint["segplan"].get("ended_because"))
 
 
 def _begin(setup: TrainingSetup, identity: dict[str, Any]) -> None:

@@ -58,7 +58,7 @@ def build_loss(setup: TrainingSetup) -> nn.Module:
     Raises:
         ConfigError: it cannot do regions and the dataset has them, or the reverse.
     """
-    node, labels = setup.config.loss, setup.labels
+    node, labels = setup.config.loss, setup.labels.indexed
     extra: dict[str, Any] = {"ignore_label": labels.ignore}
     takes_regions = "regions" in inspect.signature(locate(str(node["_target_"]))).parameters
     if takes_regions != labels.has_regions:
@@ -93,7 +93,7 @@ def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> Segmentat
         loss=build_loss(setup),
         optimizer=functools.partial(instantiate, config.optimizer),
         schedule=instantiate(config.schedule),
-        patch_dice=PatchDice(labels.targets, labels.has_regions, labels.ignore),
+        patch_dice=PatchDice(labels.indexed.targets, labels.has_regions, labels.indexed.ignore),
         metadata=metadata,
         **plain(config.module),
     )
@@ -110,7 +110,7 @@ def build_data(setup: TrainingSetup) -> PatchDataModule:
     return PatchDataModule(
         store_folder=setup.store.folder,
         split=setup.split,
-        labels=setup.labels,
+        labels=setup.labels.indexed,
         augmentation=plain(config.augmentation),
         use_mask_for_norm=list(config.plan.use_mask_for_norm),
         batches_per_epoch=int(config.trainer.limit_train_batches),
@@ -136,6 +136,7 @@ def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
     _check_keys("checkpoint", config.checkpoint, Checkpoints, {"folder", "stop"})
     arguments["limit_val_batches"] = validation_batches(config)
     arguments["precision"] = precision(config)[0]
+    arguments.setdefault("strategy", _strategy(config))
     callbacks = [
         stop,
         *instantiate(config.callbacks).values(),
@@ -220,6 +221,16 @@ def _check_keys(name: str, node: Any, target: Callable[..., Any], set_by_segplan
             raise ConfigError("is set by segplan itself", f"{name}.{key}", "Leave it out.")
         if key not in known:
             raise ConfigError("there is no such key", f"{name}.{key}", f"There are {', '.join(known)}.")
+
+
+def _strategy(config: DictConfig) -> str:
+    """Lightning's name of how processes share the work.
+
+    The loss weighs the lowest resolution's head with 0: DDP has to look which parameters got a gradient.
+    """
+    devices, nodes = config.trainer.get("devices", 1), config.trainer.get("num_nodes", 1)
+    alone = devices in (1, "1") or (devices in ("auto", -1, "-1") and accelerator(config) != "cuda")
+    return "auto" if alone and nodes == 1 else "ddp_find_unused_parameters_true"
 
 
 def _check_optimizer(node: DictConfig, network: nn.Module) -> None:

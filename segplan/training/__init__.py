@@ -7,15 +7,17 @@ from segplan.training.losses import DiceBCELoss, DiceCELoss, DiceFocalLoss, Dice
 from segplan.training.module import SegmentationModule
 from segplan.training.patch_dice import PatchDice
 from segplan.training.precision import auto_precision
-from segplan.training.schedule import PolynomialDecay
+from segplan.training.schedule import CosineDecay, PlateauDecay, PolynomialDecay
 
 __all__ = [
+    "CosineDecay",
     "DeepSupervisionLoss",
     "DiceBCELoss",
     "DiceCELoss",
     "DiceFocalLoss",
     "DiceTopKLoss",
     "PatchDice",
+    "PlateauDecay",
     "PolynomialDecay",
     "SafeCheckpointIO",
     "SegmentationModule",

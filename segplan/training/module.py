@@ -14,6 +14,7 @@ from segplan.errors import RunError
 from segplan.training.clock import StepClock
 from segplan.training.deep_supervision import DeepSupervisionLoss
 from segplan.training.patch_dice import PatchDice
+from segplan.training.schedule import PlateauDecay
 
 EMA_DECAY = 0.9  # nnU-Net's: nine parts history, one part the new epoch
 STATE_KEY = "segplan"  # segplan's part of a checkpoint
@@ -56,6 +57,7 @@ class SegmentationModule(pl.LightningModule):
         self.clock = StepClock()
         self.ema: float | None = None
         self.best_ema: float | None = None
+        self.ended_because: str | None = None
         self._make_optimizer, self._schedule = optimizer, schedule
         self._metadata = dict(metadata or {})
 
@@ -117,6 +119,10 @@ class SegmentationModule(pl.LightningModule):
                 f"the training loss became {summary['train_loss']} in epoch {summary['epoch']}",
                 remedy="Look for extreme intensities, lower optimizer.lr, or set trainer.precision=32-true.",
             )
+        if isinstance(self._schedule, PlateauDecay):
+            self._schedule.observe(summary["train_loss"], summary["val_loss"])
+            self.ended_because = self._schedule.finished
+            self.trainer.should_stop = self.ended_because is not None
 
     def note_best(self) -> bool:
         """Whether the moving average is the highest so far; remembers it as such."""
@@ -151,6 +157,8 @@ class SegmentationModule(pl.LightningModule):
             "metadata": self._metadata,
             "ema": self.ema,
             "best_ema": self.best_ema,
+            "ended_because": self.ended_because,
+            "schedule": self._schedule.state_dict() if isinstance(self._schedule, PlateauDecay) else None,
             "train_loss": self.train_loss.metric_state,
             "val_loss": self.val_loss.metric_state,
         }
@@ -159,6 +167,8 @@ class SegmentationModule(pl.LightningModule):
         """Restore what `on_save_checkpoint` added."""
         state = checkpoint[STATE_KEY]
         self.ema, self.best_ema = state["ema"], state["best_ema"]
+        if isinstance(self._schedule, PlateauDecay):
+            self._schedule.load_state_dict(state["schedule"])
         for metric, values in ((self.train_loss, state["train_loss"]), (self.val_loss, state["val_loss"])):
             metric.restore(values)
 
