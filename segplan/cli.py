@@ -16,10 +16,26 @@ _HYDRA_JOBS = {
 }
 _JOBS = (  # modules of segplan.commands, in the order of `segplan --help`
     "verify",
+    "verify-store",
+    "inspect",
+    "convert-msd",
+    "convert-folder",
     "phantom",
+    "explain",
+    "show-augmentation",
+    "compare-plans",
     "evaluate",
+    "import-nnunet",
+    "import-stunet",
+    "export-model",
     "demo",
+    "completion",
 )
+
+
+def job_names() -> tuple[str, ...]:
+    """All jobs, as `segplan --help` lists them."""
+    return (*_HYDRA_JOBS, *_JOBS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,12 +79,15 @@ def _flags(given: list[str], parser: argparse.ArgumentParser) -> list[str]:
     if job is None:
         return given
     known = {option.removeprefix("--").replace("-", "_") for option in job._option_string_actions}
-    flags = []
+    flags, rest = [], []
     for word in given[1:]:
-        key, separator, _ = word.partition("=")
-        is_option = bool(separator) and key.replace("-", "_") in known and not Path(word).exists()
-        flags.append(f"--{key.replace('_', '-')}={word.partition('=')[2]}" if is_option else word)
-    return [given[0], *flags]
+        key, separator, value = word.partition("=")
+        if separator and key.replace("-", "_") in known and not Path(word).exists():
+            flags.append(f"--{key.replace('_', '-')}={value}")
+        else:
+            rest.append(word)
+    # Options first: argparse does not go on with a list of positional words after one.
+    return [given[0], *flags, *rest]
 
 
 def _parser() -> argparse.ArgumentParser:

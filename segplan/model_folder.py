@@ -3,6 +3,8 @@
     MODEL/model.json                       plan, network, patch, mirroring (see `ModelFolder`)
     MODEL/fold_K/weights.safetensors       the weights at the end of the fold's training
     MODEL/fold_K/weights_best.safetensors  the weights with the best validation score, where kept
+    MODEL/fold_K/network.onnx              in place of the weights: the network, exported for onnxruntime
+    MODEL/previous/                        of a cascade: the model folder of its first stage
 
 A run folder (workspace/runs/DATASET/CONFIGURATION/RUN) is a model folder.
 """
@@ -23,8 +25,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 MODEL_FILE = "model.json"
+PREVIOUS = "previous"
+"""Folder of a cascade's first stage inside its model folder."""
 WEIGHT_FILES = {"final": "weights.safetensors", "best": "weights_best.safetensors"}
 """File name inside fold_K of each kind of weights."""
+ONNX_FILE = "network.onnx"
+"""File name inside fold_K of a network exported to ONNX, which takes the place of final weights."""
 
 _REQUIRED_KEYS = ("format", "name", "plan", "patch_size", "network", "mirror_axes")
 _REQUIRED_OF_PLAN = ("labels", "spacing", "transpose", "normalization", "use_mask_for_norm", "intensities")
@@ -41,6 +47,7 @@ class ModelFolder:
         patch_size: voxels per network axis, (Z, Y, X) or (Y, X).
         network: `name` of a class in `segplan.networks`; the other keys are its arguments.
         mirror_axes: network axes along which the training mirrored; None if it did not.
+        mirror_swap: where mirroring exchanges labels, the "axis" and the pairs of "labels"; None if it does not.
     """
 
     path: Path
@@ -49,6 +56,7 @@ class ModelFolder:
     patch_size: tuple[int, ...]
     network: Mapping[str, Any]
     mirror_axes: tuple[int, ...] | None
+    mirror_swap: Mapping[str, Any] | None = None
 
     @classmethod
     def open(cls, path: Path | str) -> "ModelFolder":
@@ -78,6 +86,7 @@ class ModelFolder:
                 patch_size=tuple(int(size) for size in data["patch_size"]),
                 network=dict(data["network"]),
                 mirror_axes=None if data["mirror_axes"] is None else tuple(int(axis) for axis in data["mirror_axes"]),
+                mirror_swap=data.get("mirror_swap"),
             )
         except (TypeError, ValueError) as error:
             raise ModelError(
@@ -86,9 +95,26 @@ class ModelFolder:
                 "Make the model folder again.",
             ) from error
 
+    @property
+    def previous(self) -> "ModelFolder | None":
+        """The model whose segmentation is an input of this one; None unless this is a cascade.
+
+        Raises:
+            ModelError: it is a cascade, and its first stage is not in the folder.
+        """
+        stage = self.plan.get("previous_stage")
+        if stage is None:
+            return None
+        if not (self.path / PREVIOUS / MODEL_FILE).is_file():
+            what = f"it is a cascade, and its first stage {stage} is not in it ({PREVIOUS}/{MODEL_FILE})"
+            raise ModelError(what, self.path, "Put that stage's model folder there.")
+        return ModelFolder.open(self.path / PREVIOUS)
+
     def folds(self, checkpoint: str = "final") -> tuple[str, ...]:
         """The folds ("0", "1", ... or "all") that have weights of this kind, in order."""
-        found = (file.parent.name.removeprefix("fold_") for file in self.path.glob(f"fold_*/{_file(checkpoint)}"))
+        names = (_file(checkpoint), *([ONNX_FILE] if checkpoint == "final" else []))
+        files = (file for name in names for file in self.path.glob(f"fold_*/{name}"))
+        found = {file.parent.name.removeprefix("fold_") for file in files}
         return tuple(sorted(found, key=lambda fold: (not fold.isdigit(), int(fold) if fold.isdigit() else 0, fold)))
 
     def select_folds(
@@ -117,8 +143,10 @@ class ModelFolder:
         return asked
 
     def weights_path(self, fold: int | str, checkpoint: str = "final") -> Path:
-        """Where the weights of a fold stand."""
-        return self.path / f"fold_{fold}" / _file(checkpoint)
+        """Where the weights of a fold stand; of an export to ONNX, its network."""
+        path = self.path / f"fold_{fold}" / _file(checkpoint)
+        exported = path.with_name(ONNX_FILE)
+        return exported if checkpoint == "final" and exported.is_file() and not path.exists() else path
 
     def read_weights(self, fold: int | str, checkpoint: str = "final") -> dict[str, "Tensor"]:
         """The state dict of a fold, on the CPU.
@@ -141,10 +169,14 @@ class ModelFolder:
     def identity(self, folds: Sequence[str], checkpoint: str = "final") -> str:
         """Hash of all in the folder that decides a prediction by `folds`: plan, network, patch, mirroring, weights."""
         decisive = [self.plan, self.patch_size, self.network, self.mirror_axes]
+        if self.mirror_swap is not None:
+            decisive.append(dict(self.mirror_swap))
         digest = hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=16)
         for fold in folds:
             with self.weights_path(fold, checkpoint).open("rb") as file:
                 digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+        if (previous := self.previous) is not None:
+            digest.update(previous.identity(previous.select_folds()).encode())
         return digest.hexdigest()
 
     def _lacking(self, what: str, fold: str, found: Sequence[str]) -> ModelError:
@@ -161,6 +193,7 @@ def write_model_json(
     patch_size: Sequence[int],
     network: Mapping[str, Any],
     mirror_axes: Sequence[int] | None,
+    mirror_swap: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write MODEL/model.json; arguments as in `ModelFolder`.
 
@@ -175,6 +208,7 @@ def write_model_json(
         "patch_size": list(patch_size),
         "network": dict(network),
         "mirror_axes": None if mirror_axes is None else list(mirror_axes),
+        **({} if mirror_swap is None else {"mirror_swap": dict(mirror_swap)}),
     }
     with atomic_write(folder / MODEL_FILE) as temporary:
         temporary.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

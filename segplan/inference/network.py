@@ -1,5 +1,6 @@
-"""Build the networks of a model folder. Only classes of `segplan.networks` are ever built, by name."""
+"""Build the networks of a model folder: classes of `segplan.networks` by name, or the one class that the user names."""
 
+import importlib
 from typing import Any
 
 import torch
@@ -7,22 +8,39 @@ from torch import nn
 
 from segplan import networks
 from segplan.errors import ModelError
-from segplan.model_folder import ModelFolder
+from segplan.model_folder import ONNX_FILE, ModelFolder
 
 
-def load_network(model: ModelFolder, fold: int | str, checkpoint: str = "final") -> nn.Module:
+def load_network(
+    model: ModelFolder, fold: int | str, checkpoint: str = "final", network_target: str | None = None
+) -> nn.Module:
     """The network of a fold with its weights, on the CPU, in evaluation mode, without deep supervision.
 
+    Args:
+        model: the folder.
+        fold: whose weights.
+        checkpoint: "final" or "best".
+        network_target: import path of a class that is none of segplan's. The folder's own word for it is not enough:
+            opening a model imports and runs nothing that the model names.
+
     Raises:
-        ModelError: the network is none of segplan's, or the weights do not fit it.
+        ModelError: the network is none of segplan's and not the one named, or the weights do not fit it.
     """
+    path = model.weights_path(fold, checkpoint)
+    if path.name == ONNX_FILE:
+        from segplan.inference.onnx_network import OnnxNetwork
+
+        return OnnxNetwork(path)
     weights = model.read_weights(fold, checkpoint)
-    with torch.device("meta"):  # the weights are replaced anyway, so drawing random ones would be wasted
-        network = _build(model)
+    if "target" in model.network:
+        network = _build_named(model, network_target)
+    else:
+        with torch.device("meta"):  # the weights are replaced anyway, so drawing random ones would be wasted
+            network = _build(model)
     try:
-        network.load_state_dict({key: value.float() for key, value in weights.items()}, assign=True)
+        values = {key: value.float() if value.is_floating_point() else value for key, value in weights.items()}
+        network.load_state_dict(values, assign=True)
     except RuntimeError as error:
-        path = model.weights_path(fold, checkpoint)
         first = " ".join(str(error).split())[:300]
         raise ModelError(
             f"does not fit the network of model.json ({first})", path, "Use the model's own files."
@@ -40,7 +58,27 @@ def _build(model: ModelFolder) -> nn.Module:
         network: nn.Module = getattr(networks, name)(**arguments)
     except TypeError as error:
         raise ModelError(f"network {name}: {error}", model.path, "Use the segplan version that wrote it.") from error
-    network.deep_supervision = False  # type: ignore[assignment]
+    networks.set_deep_supervision(network, False)
+    return network
+
+
+def _build_named(model: ModelFolder, allowed: str | None) -> nn.Module:
+    """A network of the class `allowed`, which must be the one that the model names."""
+    target = str(model.network["target"])
+    if target != allowed:
+        what = f"its network is the class {target}, which is none of segplan's"
+        raise ModelError(what, model.path, f"If you trust it, allow it: network_target={target}")
+    module_name, _, name = target.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module_name), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ModelError(f"{target} cannot be imported ({error})", model.path, "Install what it comes with.") from error
+    if not _is_network(found):
+        raise ModelError(f"{target} is no torch.nn.Module", model.path, "Name the network's class.")
+    try:
+        network: nn.Module = found(**{key: value for key, value in model.network.items() if key != "target"})
+    except TypeError as error:
+        raise ModelError(f"{target}: {error}", model.path, "Use the version that the model was made by.") from error
     return network
 
 

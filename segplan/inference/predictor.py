@@ -1,5 +1,6 @@
 """Segment images with a trained model: from arrays or files to label maps, in memory."""
 
+import dataclasses
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from segplan.dataset import Labels
 from segplan.errors import ConfigError, ImageError
 from segplan.imaging import Geometry, Image, read_image
 from segplan.inference.export import logits_to_probabilities, slabs_to_labels
+from segplan.inference.mirror_swap import MirrorSwap, mirror_swap
 from segplan.inference.network import load_network
 from segplan.inference.precision import resolve_precision, select_device
-from segplan.inference.settings import InferenceSettings
+from segplan.inference.resampled_first import preprocess_resampled_first
+from segplan.inference.settings import STUNET_V1, InferenceSettings
 from segplan.inference.tiled import Network, Tiling, auto_batch_size, sliding_window, stream_logits
 from segplan.model_folder import ModelFolder
 from segplan.preprocessing import PreprocessedCase, PreprocessingPlan, StoredCase, preprocess
@@ -38,6 +41,7 @@ class Predictor:
         plan: how images are preprocessed.
         labels: what the network's channels stand for.
         tiling: how images are cut into tiles and what is averaged.
+        previous: a cascade's first stage, whose segmentation is an input.
     """
 
     model: ModelFolder
@@ -45,6 +49,7 @@ class Predictor:
     plan: PreprocessingPlan
     labels: Labels
     tiling: Tiling
+    previous: "Predictor | None" = None
 
     @classmethod
     def from_model(
@@ -59,6 +64,8 @@ class Predictor:
         mirror: bool | Sequence[int] = InferenceSettings.mirror,
         tile_batch_size: int | str = InferenceSettings.tile_batch_size,
         accumulator: str = InferenceSettings.accumulator,
+        mode: str = InferenceSettings.mode,
+        network_target: str | None = None,
     ) -> "Predictor":
         """Load a model folder.
 
@@ -72,26 +79,43 @@ class Predictor:
             mirror: see there.
             tile_batch_size: see there.
             accumulator: see there.
+            mode: see there.
+            network_target: import path of the network's class, where that is none of segplan's.
 
         Raises:
             ModelError: the folder is no model, or lacks a fold that is asked for.
             ConfigError: a setting cannot work.
         """
         model = ModelFolder.open(path)
-        settings = InferenceSettings(step_size, _plain_mirror(mirror), tile_batch_size, accumulator)
+        settings = InferenceSettings(step_size, _plain_mirror(mirror), tile_batch_size, accumulator, mode)
         chosen = model.select_folds(folds, checkpoint)
         target = select_device(device)
-        networks = tuple(load_network(model, fold, checkpoint).to(target) for fold in chosen)
+        networks = tuple(load_network(model, fold, checkpoint, network_target).to(target) for fold in chosen)
         plan, labels = preprocessing_of(model.plan), labels_of(model.plan)
         tiling = make_tiling(
             model.patch_size,
             labels.num_heads,
             settings,
             mirror_axes=model.mirror_axes,
+            swap=mirror_swap(model.mirror_swap, labels, is_cascade=bool(model.plan.get("previous_stage"))),
             dtype=resolve_precision(precision, target),
             device=target,
+            probabilities=settings.mode_for(model.plan) == STUNET_V1 and not labels.has_regions,
         )
-        return cls(model, networks, plan, labels, tiling)
+        previous = None
+        if (first_stage := model.previous) is not None:
+            previous = cls.from_model(
+                first_stage.path,
+                device=target,
+                precision=precision,
+                step_size=step_size,
+                mirror=mirror,
+                tile_batch_size=tile_batch_size,
+                accumulator=accumulator,
+                mode=mode,
+                network_target=network_target,
+            )
+        return cls(model, networks, plan, labels, tiling, previous)
 
     def predict(self, array: NDArray[Any], spacing: Sequence[float]) -> NDArray[np.unsignedinteger]:
         """Segment an image.
@@ -115,7 +139,7 @@ class Predictor:
         return self.segment(self.preprocess(image)), image.geometry
 
     def preprocess(self, image: Image) -> PreprocessedCase:
-        """The image on the network's grid.
+        """The image on the network's grid; of a cascade with its first stage's labels as further channels, 0 or 1.
 
         Raises:
             ImageError: a value is NaN or infinite, or the image does not fit the model.
@@ -123,7 +147,12 @@ class Predictor:
         for number, channel in enumerate(image.array):
             if not np.isfinite(channel.sum(dtype=np.float64)):
                 raise ImageError(f"channel {number} holds NaN or infinite values", remedy="Replace them by real ones.")
-        return preprocess(image, None, self.plan)
+        if self.tiling.probabilities:
+            return preprocess_resampled_first(image, self.plan)
+        if self.previous is None:
+            return preprocess(image, None, self.plan)
+        earlier = self.labels.to_indices(self.previous.segment(self.previous.preprocess(image)))
+        return with_label_channels(preprocess(image, earlier, self.plan), len(self.labels.foreground_labels))
 
     def segment(self, case: PreprocessedCase, seconds: dict[str, float] | None = None) -> NDArray[np.unsignedinteger]:
         """Labels (Z, Y, X) in the original frame; `seconds` receives the time spent in `network` and `export`."""
@@ -137,12 +166,25 @@ class Predictor:
     def probabilities(self, case: PreprocessedCase) -> NDArray[np.float32]:
         """Probabilities (K, Z, Y, X) in the original frame; holds all classes in memory."""
         logits = sliding_window(self.networks, case.image, self.tiling, self.device)
-        return logits_to_probabilities(logits, case.properties, self.plan, self.labels)
+        ready = self.tiling.probabilities
+        return logits_to_probabilities(logits, case.properties, self.plan, self.labels, are_probabilities=ready)
 
     @property
     def device(self) -> torch.device:
         """Where the networks are."""
         return next(self.networks[0].parameters()).device
+
+
+def with_label_channels(case: PreprocessedCase, count: int) -> PreprocessedCase:
+    """Append to the image of `case` a channel for each of its labels 1 … `count`: 1 where the label is, else 0."""
+    if case.labels is None:
+        raise ValueError("the case has no labels")
+    channels, *shape = case.image.shape
+    image = np.empty((channels + count, *shape), dtype=np.float32)
+    image[:channels] = case.image
+    for label in range(1, count + 1):
+        np.equal(case.labels, label, out=image[channels + label - 1], casting="unsafe")
+    return dataclasses.replace(case, image=image)
 
 
 def segment_stored_case(
@@ -178,6 +220,8 @@ def make_tiling(
     mirror_axes: Sequence[int] | None,
     dtype: torch.dtype,
     device: torch.device,
+    swap: MirrorSwap | None = None,
+    probabilities: bool = False,
 ) -> Tiling:
     """The tiling that settings mean for one model on one device.
 
@@ -188,6 +232,8 @@ def make_tiling(
         mirror_axes: axes along which the training mirrored; None if it did not.
         dtype: number format of the forward pass.
         device: where the networks run.
+        swap: channels that mirroring along one axis exchanges.
+        probabilities: average these, not logits.
 
     Raises:
         ConfigError: mirroring is asked for on an axis that the training did not mirror.
@@ -210,6 +256,8 @@ def make_tiling(
         batch_size=auto_batch_size(patch_size, device) if isinstance(size, str) else size,
         dtype=dtype,
         exact_half=settings.accumulator == "float16",
+        mirror_swap=swap,
+        probabilities=probabilities,
     )
 
 

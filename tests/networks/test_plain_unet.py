@@ -7,7 +7,7 @@ import torch
 from segplan.errors import ConfigError
 from segplan.networks import PlainUNet
 
-DATA = Path(__file__).parents[1] / "data" / "networks"
+MODELS = Path(__file__).parents[1] / "data" / "inference" / "models"
 ISOTROPIC = [[1, 1, 1], *[[2, 2, 2]] * 5]
 
 
@@ -41,14 +41,14 @@ def test_has_the_published_number_of_parameters_and_names():
 
 
 @pytest.mark.parametrize(
-    ("file", "strides", "kernels"),
+    ("configuration", "strides", "kernels"),
     [
-        ("plain_2d.pth", [[1, 1], *[[2, 2]] * 3], [[3, 3]] * 4),
-        ("plain_3d.pth", [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * 2], [[1, 3, 3], *[[3, 3, 3]] * 3]),
+        ("2d", [[1, 1], *[[2, 2]] * 3], [[3, 3]] * 4),
+        ("3d_fullres", [[1, 1, 1], [1, 2, 2], *[[2, 2, 2]] * 2], [[1, 3, 3], *[[3, 3, 3]] * 3]),
     ],
 )
-def test_loads_an_nnunet_checkpoint_strictly(file, strides, kernels):
-    weights = load_nnunet(DATA / file)
+def test_loads_an_nnunet_checkpoint_strictly(configuration, strides, kernels):
+    weights = load_nnunet(MODELS / configuration / "fold_0" / "checkpoint_final.pth")
     heads = weights["decoder.seg_layers.0.weight"].shape[0]
     network = PlainUNet(
         weights["encoder.stages.0.0.convs.0.conv.weight"].shape[1], heads, [4, 6, 6, 6], strides, kernels

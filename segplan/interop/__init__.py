@@ -1,0 +1,1 @@
+"""Models of other programs in, segplan's out; nothing is ever unpickled without restriction."""

@@ -1,0 +1,121 @@
+"""Networks of a model folder as ONNX files and as torch.export programs, each compared with its original."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from segplan.errors import ModelError
+from segplan.imaging import atomic_write
+from segplan.inference.network import load_network
+from segplan.inference.onnx_network import OnnxNetwork
+from segplan.model_folder import MODEL_FILE, ONNX_FILE, PREVIOUS, ModelFolder
+
+PROGRAM_FILE = "network.pt2"
+"""File name inside fold_K of a torch.export program."""
+TOLERANCE = 1e-4
+"""Largest difference of a logit, relative to the largest logit where that is above 1, that an export may have."""
+
+
+def export_onnx(model: ModelFolder, target: Path) -> float:
+    """Write a model folder whose networks are ONNX files of a free batch size, for onnxruntime.
+
+    Its model.json says how images are preprocessed and what the logits become; `Predictor` reads it as any other.
+
+    Args:
+        model: with final weights.
+        target: the folder to make.
+
+    Returns:
+        The largest difference of a logit from the original's.
+
+    Raises:
+        ModelError: onnx is not installed, `target` is there already, or the export differs by more than `TOLERANCE`.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    return _export(model, target, ONNX_FILE, _write_onnx, OnnxNetwork)
+
+
+def export_program(model: ModelFolder, target: Path) -> float:
+    """Write a model folder whose networks are torch.export programs of a free batch size, for AOTInductor and C++.
+
+    Arguments and errors as for `export_onnx`; `Predictor` does not read these.
+    """
+    return _export(model, target, PROGRAM_FILE, _write_program, _load_program)
+
+
+def _export(
+    model: ModelFolder,
+    target: Path,
+    file_name: str,
+    write: Callable[[nn.Module, Tensor, Path], None],
+    load: Callable[[Path], Callable[[Tensor], Tensor]],
+) -> float:
+    if target.exists() and any(target.iterdir()):
+        raise ModelError("it is there already", target, "Name a new folder, or remove this one.")
+    largest = 0.0
+    for fold in model.select_folds():
+        network = load_network(model, fold)
+        path = target / f"fold_{fold}" / file_name
+        write(network, _example(model, network, 2), path)
+        largest = max(largest, _difference(network, load(path), _example(model, network, 3), path))
+    if model.previous is not None:
+        largest = max(largest, _export(model.previous, target / PREVIOUS, file_name, write, load))
+    with atomic_write(target / MODEL_FILE) as temporary:
+        shutil.copyfile(model.path / MODEL_FILE, temporary)
+    return largest
+
+
+def _example(model: ModelFolder, network: nn.Module, batch: int) -> Tensor:
+    channels = next(iter(network.parameters())).shape[1]
+    return torch.randn(batch, channels, *model.patch_size, generator=torch.Generator().manual_seed(batch))
+
+
+def _difference(network: nn.Module, exported: Callable[[Tensor], Tensor], image: Tensor, path: Path) -> float:
+    with torch.no_grad():
+        expected = network(image)
+        difference = float((exported(image) - expected).abs().max())
+    if difference > TOLERANCE * max(1.0, float(expected.abs().max())):
+        path.unlink()
+        raise ModelError(f"the export differs from the network by up to {difference:.2g} in a logit", path)
+    return difference
+
+
+def _write_onnx(network: nn.Module, example: Tensor, path: Path) -> None:
+    batch = {0: torch.export.Dim("batch")}
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # or it lists the operators of packages that are not there
+    with atomic_write(path) as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                network.eval(),
+                (example,),
+                temporary,
+                input_names=["image"],
+                output_names=["logits"],
+                dynamic_shapes=(batch,),
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        except ImportError as error:
+            raise ModelError(
+                f"exporting needs a package that is not installed ({error.name})",
+                path,
+                "Install it: pip install 'segplan[onnx]'.",
+            ) from error
+
+
+def _write_program(network: nn.Module, example: Tensor, path: Path) -> None:
+    program = torch.export.export(network.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.export.save(program, file)
+
+
+def _load_program(path: Path) -> Callable[[Tensor], Tensor]:
+    loaded: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    return loaded
