@@ -1,22 +1,44 @@
 """Reading and writing images by their file ending.
 
-A new format is one module with ENDINGS, read_image, read_labels and write_labels, named in `_FORMATS`.
+A new format is one module that has what `Format` lists, named in `_FORMATS`: docs/formats.md shows one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
 from segplan.errors import ImageError
-from segplan.imaging import natural, simpleitk
-from segplan.imaging.image import Geometry, Image, corner_shift
+from segplan.imaging import dicom, natural, nifti, nrrd, simpleitk, tiff
+from segplan.imaging.image import Geometry, Image, corner_shift, is_orthonormal
 
-_FORMATS: tuple[ModuleType, ...] = (simpleitk, natural)
+
+class Format(Protocol):
+    """What the module of a format has. Its imports of a decoder stand inside the functions: most runs use one format.
+
+    The functions need not check that the file is there, that its grid makes sense, or that labels are whole numbers of
+    the smallest type: `read_image`, `read_label_map` and `write_label_map` here do that for all formats.
+    """
+
+    @property
+    def ENDINGS(self) -> Mapping[str, str]:  # noqa: N802
+        """The endings that it reads, lower case with the dot, each with the ending for label maps of such images."""
+
+    def read_image(self, path: Path, /) -> Image:
+        """The image, (C, Z, Y, X) of the stored type, or `ImageError`; labels are read by `read_labels`."""
+
+    def read_labels(self, path: Path, /) -> Image:
+        """The label map, (1, Z, Y, X) of any real type, or `ImageError`."""
+
+    def write_labels(self, path: Path, labels: np.ndarray, geometry: Geometry, /) -> None:
+        """Write labels (Z, Y, X), C order, by `atomic_write`; `ImageError` for what the format cannot hold exactly."""
+
+
+_FORMATS: tuple[Format, ...] = (nifti, nrrd, simpleitk, natural, tiff, dicom)
 IMAGE_ENDINGS: tuple[str, ...] = tuple(ending for module in _FORMATS for ending in module.ENDINGS)
 _LARGEST_SHIFT = 0.5  # voxels between channels: beyond it, voxels of the same index cover mostly different tissue
-_LARGEST_LABEL = 2**31
+_LARGEST_FLOAT_LABEL = 2**31
 
 
 def split_ending(name: str) -> tuple[str, str]:
@@ -25,18 +47,29 @@ def split_ending(name: str) -> tuple[str, str]:
     Raises:
         ImageError: no known image format has that ending.
     """
-    lowered = name.lower()
-    for ending in IMAGE_ENDINGS:
-        if lowered.endswith(ending):
-            return name[: -len(ending)], name[-len(ending) :]
-    raise ImageError("the ending is of no known image format", name, f"Known are {', '.join(IMAGE_ENDINGS)}.")
+    ending = _known_ending(name)
+    if ending is None:
+        pair = name.lower().endswith((".hdr", ".img"))
+        remedy = "Convert the pair of .hdr and .img to .nii.gz." if pair else f"Known are {', '.join(IMAGE_ENDINGS)}."
+        raise ImageError("the ending is of no known image format", name, remedy)
+    return name[: -len(ending)], name[-len(ending) :]
+
+
+def label_ending_for(image: Path | str) -> str:
+    """The ending that the label map of an image gets: the image's own, but .png for JPEG and .nii.gz for DICOM."""
+    name = Path(image).name
+    ending = _known_ending(name)
+    if ending is None:  # a folder or file of DICOM
+        return dicom.ENDINGS[".dcm"]
+    written = _module_of(ending).ENDINGS[ending]
+    return name[-len(ending) :] if written == ending else written
 
 
 def read_image(paths: Sequence[Path]) -> Image:
     """Read the channel files of one case; a colour picture or 4D file brings several channels by itself.
 
     Args:
-        paths: one file a channel, in the order of the channels.
+        paths: one file a channel (or a folder, for DICOM), in the order of the channels.
 
     Returns:
         The image, array (C, Z, Y, X) float32, with the geometry of the first file. Values are not checked: NaN stays.
@@ -46,8 +79,8 @@ def read_image(paths: Sequence[Path]) -> Image:
     """
     if not paths:
         raise ImageError("no image file was given", None, "Name at least one file.")
-    images = [_format_of(path).read_image(path) for path in paths]
-    first: Image = images[0]
+    images = [_usable(_format_of(path).read_image(path), path) for path in paths]
+    first = images[0]
     for path, image in zip(paths[1:], images[1:], strict=True):
         _check_same_grid(paths[0], first, path, image)
     array = np.empty((sum(len(image.array) for image in images), *first.array.shape[1:]), dtype=np.float32)
@@ -64,7 +97,7 @@ def read_label_map(path: Path) -> Image:
     Raises:
         ImageError: the file cannot be read, has several channels, or values that are not whole numbers.
     """
-    image: Image = _format_of(path).read_labels(path)
+    image = _usable(_format_of(path).read_labels(path), path)
     if len(image.array) != 1:
         what = f"a label map has one channel, this file has {len(image.array)}"
         raise ImageError(what, path, "Save one number a voxel.")
@@ -80,19 +113,58 @@ def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
         geometry: of the image that was segmented; written as it was read.
 
     Raises:
-        ImageError: the format cannot hold the labels.
+        ImageError: the format cannot hold the labels or the geometry.
         StorageError: the disk is full or the folder cannot be written.
     """
     if labels.ndim != 3 or labels.dtype.kind not in "iub":
         raise ValueError(f"labels must be a (Z, Y, X) array of integers, got {labels.dtype} of shape {labels.shape}")
     if geometry.dimension == 2 and labels.shape[0] != 1:
         raise ValueError(f"a 2D geometry holds one slice, got labels of shape {labels.shape}")
-    _format_of(path).write_labels(path, _as_smallest(labels), geometry)
-
-
-def _format_of(path: Path) -> ModuleType:
     ending = split_ending(path.name)[1].lower()
+    _module_of(ending).write_labels(path, _as_smallest(labels), geometry)
+
+
+def _known_ending(name: str) -> str | None:
+    lowered = name.lower()
+    return next((ending for ending in IMAGE_ENDINGS if lowered.endswith(ending)), None)
+
+
+def _module_of(ending: str) -> Format:
     return next(module for module in _FORMATS if ending in module.ENDINGS)
+
+
+def _format_of(path: Path) -> Format:
+    """The module that reads a path; DICOM is also known by its content, because scanners give it no ending."""
+    ending = _known_ending(path.name)
+    if ending is None and dicom.is_dicom(path):
+        return dicom
+    module = _module_of(split_ending(path.name)[1].lower())
+    if path.is_dir() and module is not dicom:
+        raise ImageError("it is a folder, not a file", path, "Name the image file itself.")
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError as error:
+        raise ImageError("there is no such file", path, "Check the path.") from error
+    except OSError as error:
+        raise ImageError(f"cannot be opened ({error.strerror})", path, "Check the path and its permissions.") from error
+    if size == 0:
+        raise ImageError("the file is empty", path, "Copy or download the file again.")
+    return module
+
+
+def _usable(image: Image, path: Path) -> Image:
+    """The image, unless it has no voxel or its grid is none."""
+    spacing = image.geometry.spacing
+    if not image.array.size:
+        raise ImageError(f"it has no voxels (size {_times(image.array.shape[1:])})", path, "Export it again.")
+    if not all(np.isfinite(spacing)) or not all(spacing):
+        raise ImageError(f"its spacing is {_times(spacing)}", path, "Mend the spacing in its header.")
+    if not all(np.isfinite(image.geometry.origin)):
+        raise ImageError(f"its origin is {_times(image.geometry.origin)}", path, "Mend the origin in its header.")
+    if not is_orthonormal(image.geometry):
+        remedy = "Its header describes skewed axes: resample it, or mend its header."
+        raise ImageError("the direction matrix is not orthonormal", path, remedy)
+    return image
 
 
 def _check_same_grid(first_path: Path, first: Image, path: Path, image: Image) -> None:
@@ -122,7 +194,7 @@ def _as_integers(array: np.ndarray, path: Path) -> np.ndarray:
             example = array[~whole].flat[0]
             what = f"{count} voxels are not whole numbers (such as {example:g})"
             raise ImageError(what, path, "Labels must be integers: round them, or resample with nearest neighbour.")
-        if array.size and max(-float(array.min()), float(array.max())) >= _LARGEST_LABEL:
+        if array.size and max(-float(array.min()), float(array.max())) >= _LARGEST_FLOAT_LABEL:
             raise ImageError(f"the label {array.max():g} is too large", path, "Number the labels 0, 1, 2, …")
         array = array.astype(np.int64)
     return _as_smallest(array)

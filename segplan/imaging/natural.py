@@ -1,4 +1,7 @@
-"""Pictures through Pillow: PNG, BMP, TIFF, JPEG; grey, colour, palette, 1 and 16 bit."""
+"""Pictures through Pillow: PNG, BMP, JPEG; grey, colour, palette, 1 and 16 bit.
+
+Pixels come as they are stored: an EXIF tag that asks viewers to turn the picture is not obeyed (nor by nnU-Net 2.8.1).
+"""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,22 +15,21 @@ from segplan.imaging.storage import atomic_write
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-ENDINGS = (".png", ".bmp", ".tif", ".tiff", ".jpg", ".jpeg")
+ENDINGS = {".png": ".png", ".bmp": ".bmp", ".jpg": ".png", ".jpeg": ".png"}
+SPACING = (999.0, 1.0, 1.0)  # nnU-Net 2.8.1; a picture has no physical size
+GEOMETRY = Geometry(2, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 _LOSSY = (".jpg", ".jpeg")
-_SPACING = (999.0, 1.0, 1.0)  # nnU-Net 2.8.1; a picture has no physical size
-_GEOMETRY = Geometry(2, (1.0, 1.0), (0.0, 0.0), (1.0, 0.0, 0.0, 1.0))
 _GREY = {"1", "L", "I", "F", "I;16", "I;16B", "I;16L", "I;16N"}
-_LARGEST = {".bmp": 255}  # of the formats written; the others hold 16 bit
-_LARGEST_16_BIT = 65535
+_LARGEST = {".png": 65535, ".bmp": 255}
 
 
 def read_image(path: Path) -> Image:
     """Read a picture: one channel for grey, three for colour or palette; transparency is dropped.
 
     Raises:
-        ImageError: the file is missing, truncated, of several pages, or of a kind that would lose values.
+        ImageError: the file is truncated, of several pages, or of a kind that would lose values.
     """
-    return _read(path, palette_indices=False)
+    return _read(path, labels=False)
 
 
 def read_labels(path: Path) -> Image:
@@ -36,7 +38,7 @@ def read_labels(path: Path) -> Image:
     Raises:
         ImageError: as `read_image`, or the picture has colours.
     """
-    return _read(path, palette_indices=True)
+    return _read(path, labels=True)
 
 
 def write_labels(path: Path, labels: np.ndarray, _geometry: Geometry) -> None:
@@ -53,7 +55,7 @@ def write_labels(path: Path, labels: np.ndarray, _geometry: Geometry) -> None:
         raise ImageError("JPEG is lossy and would alter labels", path, "Write .png instead.")
     if labels.shape[0] != 1:
         raise ImageError("a picture holds one 2D slice", path, "Write a volume as .nii.gz instead.")
-    largest = _LARGEST.get(ending, _LARGEST_16_BIT)
+    largest = _LARGEST[ending]
     if labels.size and (labels.min() < 0 or labels.max() > largest):
         raise ImageError(f"labels must lie in 0 to {largest} in {ending}", path, "Write .nii.gz instead.")
     wide = labels.dtype.itemsize > 1
@@ -61,15 +63,17 @@ def write_labels(path: Path, labels: np.ndarray, _geometry: Geometry) -> None:
         Pillow.fromarray(labels[0].astype(np.uint16 if wide else np.uint8)).save(temporary)
 
 
-def _read(path: Path, palette_indices: bool) -> Image:
+def _read(path: Path, labels: bool) -> Image:
     from PIL import Image as Pillow
 
     try:
         with Pillow.open(path) as picture:
-            _refuse_what_would_lose(picture, path)
-            pixels = _pixels(picture, path, palette_indices)
-    except FileNotFoundError as error:
-        raise ImageError("there is no such file", path, "Check the path.") from error
+            pages = getattr(picture, "n_frames", 1)
+            if pages > 1:
+                remedy = "Save a volume as .nii.gz instead."
+                raise ImageError(f"it has {pages} pages, a picture has one", path, remedy)
+            encoding = "" if picture.mode in _GREY else _deep_encoding(picture)
+            channels = _deep_channels(path, encoding) if encoding else _channels(picture, path, keep_palette=labels)
     except Pillow.DecompressionBombError as error:
         raise ImageError(str(error), path, "Cut the picture into smaller ones.") from error
     except ImageError:
@@ -78,34 +82,50 @@ def _read(path: Path, palette_indices: bool) -> Image:
     except Exception as error:
         remedy = "It is damaged or of another format: export or copy it again."
         raise ImageError(f"cannot be read ({error})", path, remedy) from error
-    return Image(pixels[:, None], _SPACING, _GEOMETRY)
+    if labels:
+        channels = grey_labels(channels, path)
+    return Image(channels[:, None], SPACING, GEOMETRY)
 
 
-def _refuse_what_would_lose(picture: "Picture", path: Path) -> None:
-    """Raise for what Pillow would read only in part: further pages, and the lower half of 16 bit colours."""
-    pages = getattr(picture, "n_frames", 1)
-    if pages > 1:
-        raise ImageError(f"it has {pages} pages, a picture has one", path, "Save a volume as .nii.gz instead.")
+def grey_labels(channels: np.ndarray, path: Path) -> np.ndarray:
+    """The one channel (1, ...) of a label map whose channels (C, ...) may be the same grey three times.
+
+    Raises:
+        ImageError: it has colours.
+    """
+    if len(channels) == 1 or (channels == channels[0]).all():
+        return channels[:1]
+    raise ImageError("a label map must be grey, this picture has colours", path, "Save the label numbers as grey PNG.")
+
+
+def _deep_encoding(picture: "Picture") -> str:
+    """What the file calls its pixels if they have 16 bit a colour, of which Pillow drops the lower half; else ""."""
     encodings = [
         str(tile[3] if isinstance(tile[3], str) else tile[3][0]) for tile in getattr(picture, "tile", []) if tile[3]
     ]
-    if picture.mode not in _GREY and any(";16" in encoding for encoding in encodings):
-        raise ImageError("colours of 16 bit are not supported", path, "Save 8 bit, or one 16 bit grey file a channel.")
+    return next((encoding for encoding in encodings if ";16" in encoding), "")
 
 
-def _pixels(picture: "Picture", path: Path, palette_indices: bool) -> np.ndarray:
+def _channels(picture: "Picture", path: Path, keep_palette: bool) -> np.ndarray:
     """(C, Y, X)."""
     mode = picture.mode
-    if mode in _GREY or (mode == "P" and palette_indices):
+    if mode in _GREY or (mode == "P" and keep_palette):
         pixels = np.array(picture)
         return (pixels.astype(np.uint8) if mode == "1" else pixels)[None]
     if mode == "LA":
         return np.array(picture.getchannel("L"))[None]
     if mode not in ("RGB", "RGBA", "P"):
         raise ImageError(f"the colour mode {mode} is not supported", path, "Save it as grey or RGB.")
-    channels = np.moveaxis(np.array(picture.convert("RGBA").convert("RGB") if mode == "P" else picture), -1, 0)[:3]
-    if not palette_indices:
-        return channels
-    if (channels == channels[0]).all():
-        return channels[:1]
-    raise ImageError("a label map must be grey, this picture has colours", path, "Save the label numbers as grey PNG.")
+    colours = picture.convert("RGBA").convert("RGB") if mode == "P" else picture
+    return np.moveaxis(np.array(colours), -1, 0)[:3]
+
+
+def _deep_channels(path: Path, encoding: str) -> np.ndarray:
+    """(C, Y, X) of a PNG with 16 bit a colour, through ITK; transparency is dropped as elsewhere."""
+    from segplan.imaging import simpleitk
+
+    if encoding.startswith("LA"):
+        raise ImageError("16 bit grey with transparency is not supported", path, "Save it without transparency.")
+
+    channels = np.moveaxis(simpleitk.read_voxels(simpleitk.open_file(path, "PNGImageIO"), path), -1, 0)
+    return channels[:3]

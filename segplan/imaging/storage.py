@@ -2,14 +2,19 @@
 
 import errno
 import os
+import platform
 import secrets
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from segplan.errors import StorageError
 
+TEMPORARY_PREFIX = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
 _NEARLY_FULL_BYTES = 1 << 20
@@ -31,7 +36,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}-{path.name}")
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{_machine()}.{os.getpid()}.{secrets.token_hex(3)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -44,6 +49,50 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
+    """Delete the temporary files of `atomic_write` whose writers were killed.
+
+    A file goes if its writer was a process of this machine that is gone, or if it is old: a younger one of another
+    machine may belong to a writer at work.
+
+    Returns:
+        How many there were.
+    """
+    if not folder.is_dir():
+        return 0
+    removed = 0
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        with suppress(FileNotFoundError):  # renamed or removed by its writer meanwhile
+            if _is_abandoned(path) or path.stat().st_mtime <= time.time() - older_than_s:
+                path.unlink()
+                removed += 1
+    return removed
+
+
+@cache
+def _machine() -> str:
+    """Where process numbers mean the same: this machine since it was started, and this container."""
+    parts = [platform.node()]
+    with suppress(OSError):  # not Linux
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(str(Path("/proc/self/ns/pid").readlink()))
+    return f"{zlib.crc32(' '.join(parts).encode()):08x}"
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether the temporary file's name says that its writer ran here, and no such process runs."""
+    machine, _, rest = path.name.removeprefix(TEMPORARY_PREFIX).partition(".")
+    number = rest.partition(".")[0]
+    if machine != _machine() or not number.isdigit():
+        return False
+    import psutil
+
+    try:
+        return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _storage_trouble(error: Exception, path: Path, temporary: Path) -> StorageError | None:

@@ -9,6 +9,8 @@ from pathlib import Path
 from segplan.dataset import Case
 from segplan.errors import ConfigError, ImageError
 from segplan.imaging import IMAGE_ENDINGS, split_ending
+from segplan.imaging.dicom import is_dicom
+from segplan.inference.dicom_cases import dicom_cases
 
 _CHANNEL = re.compile(r"(?P<identifier>.+)_(?P<channel>\d{4})", re.DOTALL)
 
@@ -18,8 +20,8 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
 
     Files CASE_0000.ext, CASE_0001.ext ... of one folder are the channels of CASE. Any other file is a case of its own
     that holds all channels. In a folder, files of the model's own ending count; only if there are none, those of any
-    known ending. A .txt file lists one path a line; a .csv file one case a row: its channel files, preceded by its name
-    where the first row is a header that begins with `case`.
+    known ending; only if there are none of these, DICOM series. A .txt file lists one path a line; a .csv file one case
+    a row: its channel files, preceded by its name where the first row is a header that begins with `case`.
 
     Args:
         inputs: what the user gave.
@@ -34,11 +36,15 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
     files: list[Path] = []
     for item in map(Path, given):
         if item.is_dir():
-            files += _in_folder(item, file_ending)
+            found = _in_folder(item, file_ending)
+            files += found
+            cases += () if found else dicom_cases(item)
         elif item.suffix.lower() == ".csv" and item.is_file():
             cases += _from_csv(item)
         elif item.suffix.lower() == ".txt" and item.is_file():
             files += [item.parent / line for line in _text(item).splitlines() if line.strip()]
+        elif not item.is_file() and is_dicom(item):  # FOLDER/SERIES_UID
+            cases.append(Case(f"{item.absolute().parent.name}_{item.name}", (item,), None))
         elif item.is_file() or len(given) > 1:
             files += _with_other_channels(item, num_channels)
         else:
@@ -70,8 +76,9 @@ def input_hash(case: Case) -> str:
 
 def _in_folder(folder: Path, file_ending: str) -> list[Path]:
     visible = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file())
-    own = [path for path in visible if path.name.lower().endswith(file_ending.lower())]
-    return own or [path for path in visible if _ending(path) is not None]
+    known = [path for path in visible if _ending(path) is not None and path.suffix.lower() != ".dcm"]
+    own = [path for path in known if path.name.lower().endswith(file_ending.lower())]
+    return own or known
 
 
 def _ending(path: Path) -> str | None:

@@ -93,7 +93,7 @@ def test_geometry_survives_json(tmp_path):
     geometry = read_image([write(tmp_path / "a.nii.gz", volume(np.int16))]).geometry
     copy = Geometry.from_json(geometry.to_json())
     assert copy == geometry
-    assert copy.nifti == geometry.nifti is not None
+    assert copy.header == geometry.header is not None
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".mha", ".nrrd"])
@@ -197,6 +197,18 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     ):
         with pytest.raises(ImageError, match=message):
             read_image([first, path])
+
+
+def test_gipl_refuses_labels_of_32_bit_and_planes(tmp_path):
+    volume_geometry = Geometry(3, (1.0,) * 3, (0.0,) * 3, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
+    plane_geometry = Geometry(2, (1.0,) * 2, (0.0,) * 2, (1.0, 0.0, 0.0, 1.0))
+    for labels, geometry, message in (
+        (np.full((2, 2, 2), 70000), volume_geometry, r"\.nii\.gz"),
+        (np.ones((1, 2, 2), dtype=np.uint8), plane_geometry, "volumes only"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            write_label_map(tmp_path / "a.gipl", labels, geometry)
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_with_spaces_signs_umlauts_and_chinese_characters_work(tmp_path):
