@@ -74,12 +74,12 @@ def _grid_problems(case: Case, image: Image, label_map: Image) -> list[Problem]:
 
 
 def _label_problems(case: Case, labels: Labels, array: np.ndarray) -> list[Problem]:
-    # The allowed values have no gap (Labels checks that), so the extremes tell whether there is another one.
-    highest = labels.all_labels[-1] if labels.ignore is None else labels.ignore
+    known = [*labels.all_labels, *([] if labels.ignore is None else [labels.ignore])]
     low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    gaps = len(known) <= max(known)  # without gaps, the extremes tell whether there is another value
     problems = []
-    if low < 0 or high > highest:
-        values, counts = np.unique(array[(array < 0) | (array > highest)], return_counts=True)
+    if low < 0 or high > max(known) or (gaps and not all(np.isin(part, known).all() for part in array[0])):
+        values, counts = np.unique(array[~np.isin(array, known)], return_counts=True)
         shown = [f"{value} ({count} voxels)" for value, count in zip(values, counts, strict=True)]
         more = f" and {len(shown) - _MOST_VALUES_SHOWN} more" if len(shown) > _MOST_VALUES_SHOWN else ""
         noun = "value" if len(shown) == 1 else "values"
@@ -93,7 +93,7 @@ def _label_problems(case: Case, labels: Labels, array: np.ndarray) -> list[Probl
 
 
 def _is_empty(array: np.ndarray, high: int, ignore: int | None) -> bool:
-    if ignore is None or high != ignore:
+    if ignore is None or high < ignore:
         return high == 0
     return not ((array > 0) & (array != ignore)).any()
 

@@ -1,5 +1,6 @@
 """dataset.json: what a raw dataset says about itself."""
 
+import functools
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -9,9 +10,8 @@ from typing import Any
 
 from segplan.dataset.labels import Labels
 from segplan.errors import DatasetError, ImageError
-from segplan.imaging import IMAGE_ENDINGS, split_ending
+from segplan.imaging import IMAGE_ENDINGS, label_ending_for, split_ending
 
-_LOSSY = (".jpg", ".jpeg")
 _REQUIRED = {
     "channel_names": '{"0": "CT"}',
     "labels": '{"background": 0, "liver": 1}',
@@ -76,7 +76,7 @@ class Description:
             channel_names=_channel_names(raw["channel_names"], where),
             labels=labels,
             file_ending=file_ending,
-            label_ending=label_ending or (".png" if file_ending.lower() in _LOSSY else file_ending),
+            label_ending=label_ending or label_ending_for(file_ending),
             num_training=count,
             raw=raw,
         )
@@ -105,7 +105,7 @@ def _parse(path: Path) -> Mapping[str, Any]:
     if not path.parent.is_dir():
         raise DatasetError("there is no such folder", path.parent, "Name the folder that holds dataset.json.")
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=functools.partial(_unique, path))
     except FileNotFoundError as error:
         remedy = "Name the folder that holds dataset.json, imagesTr and labelsTr, or write the file."
         raise DatasetError("there is no dataset.json", path.parent, remedy) from error
@@ -119,6 +119,15 @@ def _parse(path: Path) -> Mapping[str, Any]:
     if not isinstance(raw, dict):
         raise DatasetError("it holds no JSON object", path, "Its outermost brackets must be { }.")
     return raw
+
+
+def _unique(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands twice, JSON itself would keep the last without a word."""
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise DatasetError(f'the key "{twice}" stands twice in one place', path, "Take one of them out, or rename it.")
+    return content
 
 
 def _ending(raw: Mapping[str, Any], key: str, where: Path) -> str:

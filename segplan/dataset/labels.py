@@ -6,16 +6,24 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from segplan.errors import DatasetError
 
 _WHERE = "dataset.json, labels"
 _EXAMPLE = 'Write them as {"background": 0, "name": 1, …}.'
+_LARGEST = 2**31 - 1
+_LARGEST_TABLE = 1 << 16
 LabelValue = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Labels:
     """What dataset.json says under "labels" and "regions_class_order".
+
+    Values are those of the label files: any whole numbers from 0, with 0 for the background. Inside the case store and
+    the network a label is its index among `all_labels`, and ignore the index after the last: see `indexed`.
 
     Attributes:
         names: value of every name but "ignore", in declared order, background included; a list is a tuple here.
@@ -63,6 +71,41 @@ class Labels:
     def key_count(self) -> int:
         """Number of names with background and ignore; nnU-Net's memory estimate counts these, not the heads."""
         return len(self.names) + (self.ignore is not None)
+
+    @cached_property
+    def indexed(self) -> "Labels":
+        """The same labels with indices 0, 1, 2, … in place of the files' values; itself where these are the same."""
+        files = (*self.all_labels, *(() if self.ignore is None else (self.ignore,)))
+        if files == tuple(range(len(files))):
+            return self
+        index = {value: number for number, value in enumerate(files)}
+        names = {
+            name: tuple(index[label] for label in value) if isinstance(value, tuple) else index[value]
+            for name, value in self.names.items()
+        }
+        order = self.regions_class_order
+        ignore = None if self.ignore is None else len(files) - 1
+        return Labels(names, ignore, None if order is None else tuple(index[label] for label in order))
+
+    def to_indices(self, label_map: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+        """A label map (any shape) with the values of `indexed` in place of the files'.
+
+        The array itself is returned where both are the same.
+
+        Raises:
+            DatasetError: it holds a value that is no label. (Not looked for where indices and values are the same.)
+        """
+        if self.indexed is self:
+            return label_map
+        values = np.array([*self.all_labels, *([] if self.ignore is None else [self.ignore])], np.int64)
+        kind = np.uint8 if len(values) < np.iinfo(np.uint8).max else np.uint16
+        result = np.empty(label_map.shape, kind)
+        for part, into in zip(np.atleast_2d(label_map), np.atleast_2d(result), strict=True):
+            into[...] = _positions(part, values, np.iinfo(kind).max)
+        if (unknown := result == np.iinfo(kind).max).any():
+            what = f"the label map has the value {label_map[unknown].flat[0]}, which dataset.json lacks"
+            raise DatasetError(what, _WHERE, "Add it to labels in dataset.json, or mend the label map.")
+        return result
 
     @classmethod
     def from_json(cls, dataset_json: Mapping[str, Any]) -> "Labels":
@@ -137,20 +180,22 @@ def _check_background(names: Mapping[str, LabelValue]) -> None:
 def _checked_ignore(ignore: LabelValue | None, names: Mapping[str, LabelValue]) -> int | None:
     if ignore is None:
         return None
-    expected = max(label for value in names.values() for label in _as_tuple(value)) + 1
-    if ignore != expected:
-        what = f'"ignore" is {_to_json(ignore)}, it must be the highest value: {expected}'
-        raise DatasetError(what, _WHERE, f"Set it to {expected}, in the label maps too.")
-    return expected
+    if isinstance(ignore, tuple):
+        what = f'"ignore" is {_to_json(ignore)}, it must be one number'
+        raise DatasetError(what, _WHERE, "Give the one value that voxels without annotation have in the label maps.")
+    taken = [name for name, value in names.items() if ignore in _as_tuple(value)]
+    if taken:
+        what = f'"ignore" has the value {ignore} of "{taken[0]}"'
+        raise DatasetError(what, _WHERE, "Give it a value of its own, in the label maps too.")
+    return ignore
 
 
 def _check_values(labels: Labels) -> None:
-    values = labels.all_labels
-    if values != tuple(range(len(values))):
-        missing = sorted(set(range(max(values) + 1)) - set(values))
-        shown = f"{', '.join(map(str, missing[:5]))} missing" if missing else "negative"
-        what = f"the label values {', '.join(map(str, values[:10]))} are not 0, 1, 2, … without a gap ({shown})"
-        raise DatasetError(what, _WHERE, "Renumber them, in the label maps too.")
+    values = [*labels.all_labels, *([] if labels.ignore is None else [labels.ignore])]
+    outside = [value for value in values if not 0 <= value <= _LARGEST]
+    if outside:
+        what = f"the value {outside[0]} is {'negative' if outside[0] < 0 else 'too large'}"
+        raise DatasetError(what, _WHERE, f"Use values from 0 to {_LARGEST}, in the label maps too.")
     if labels.has_regions:
         return
     seen: dict[int, str] = {}
@@ -159,6 +204,19 @@ def _check_values(labels: Labels) -> None:
         if other != name:
             what = f'"{other}" and "{name}" have the same value {_to_json(value)}'
             raise DatasetError(what, _WHERE, "Give each label a value of its own.")
+
+
+def _positions(array: NDArray[np.integer[Any]], values: NDArray[np.int64], missing: int) -> NDArray[np.integer[Any]]:
+    """Index of each element among distinct `values`; `missing` where it is not there."""
+    highest = int(values.max())
+    if highest < _LARGEST_TABLE:
+        table = np.full(highest + 2, missing, np.uint16)
+        table[values] = np.arange(len(values))
+        found: NDArray[np.integer[Any]] = table[np.where((array < 0) | (array > highest), highest + 1, array)]
+        return found
+    order = np.argsort(values)
+    place = np.minimum(np.searchsorted(values[order], array), len(values) - 1)
+    return np.where(values[order][place] == array, order[place], missing)
 
 
 def _class_order(order: Any, labels: Labels) -> tuple[int, ...] | None:

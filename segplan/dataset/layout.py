@@ -11,6 +11,9 @@ from typing import Any
 from segplan.dataset.description import Description, known_ending, read_description
 from segplan.errors import DatasetError, Problem, VerificationError
 
+_DICOM = ".dcm"  # a case of this ending may be a folder with the files of one series
+_VARIABLE = re.compile(r"\$\w+|\$\{\w+\}")
+_MEND_PATH = "Mend the path under dataset in dataset.json."
 _CHANNEL = re.compile(r"(?P<identifier>.+)_(?P<channel>\d{4})", re.DOTALL)
 
 
@@ -135,9 +138,13 @@ def _images(folder: Path, ending: str, num_channels: int) -> tuple[dict[str, tup
     """Image files by case, sorted by case and channel, and what is wrong with their names and numbers."""
     found: dict[str, dict[int, Path]] = {}
     problems = []
-    for name in _names(folder, ending):
+    names = _names(folder, ending, folders=ending.lower() == _DICOM)
+    numbered = any(_CHANNEL.fullmatch(name.removesuffix(ending)) for name in names)
+    for name in names:
         match = _CHANNEL.fullmatch(name.removesuffix(ending))
-        if match is None:
+        if match is None and num_channels > 1 and not numbered:  # every file holds all channels
+            found[name.removesuffix(ending)] = {0: folder / name}
+        elif match is None:
             stem = name.removesuffix(ending)
             remedy = f"Name the file of the first channel {stem}_0000{ending}."
             problems.append(Problem(None, f"{folder.name}/{name} has no channel number", remedy))
@@ -168,10 +175,14 @@ def _channel_problems(
     return problems
 
 
-def _names(folder: Path, ending: str) -> list[str]:
-    """Names in a folder with that ending, by one listing; hidden files (macOS's, unfinished ones) are not data."""
+def _names(folder: Path, ending: str, *, folders: bool = False) -> list[str]:
+    """Names in a folder with that ending, by one listing; hidden files (macOS's, unfinished ones) are not data.
+
+    With `folders`, those of folders too, whatever they end in: a DICOM series is one.
+    """
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.name.endswith(ending) and entry.name[0] != ".")
+        visible = [entry for entry in entries if entry.name[0] != "."]
+        return sorted(entry.name for entry in visible if entry.name.endswith(ending) or (folders and entry.is_dir()))
 
 
 def _cases_listed(folder: Path, description: Description, listed: Any) -> tuple[list[Case], list[Problem]]:
@@ -186,6 +197,10 @@ def _cases_listed(folder: Path, description: Description, listed: Any) -> tuple[
         if not _is_entry(entry):
             remedy = 'Write {"images": ["path"], "label": "path"}.'
             problems.append(Problem(identifier, "its entry under dataset lacks images or label", remedy))
+            continue
+        if not identifier or "/" in identifier or "\\" in identifier or identifier.startswith("."):
+            what = f'"{identifier}" under dataset cannot be the name of a file'
+            problems.append(Problem(identifier, what, "Name the case without slashes and without a leading dot."))
             continue
         case = Case(identifier, tuple(_resolve(folder, entry["images"])), *_resolve(folder, [entry["label"]]))
         cases.append(case)
@@ -211,7 +226,9 @@ def _listed_problems(case: Case, expected: int) -> list[Problem]:
         problems.append(Problem(case.identifier, what, "List one file a channel under dataset in dataset.json."))
     for role, paths in (("image", case.images), ("label map", (case.label,))):
         for path in paths:
-            if path is not None and not path.is_file():
+            if path is not None and not path.exists():
                 what = f"the {role} {path} does not exist"
-                problems.append(Problem(case.identifier, what, "Mend the path under dataset in dataset.json."))
+                unset = _VARIABLE.search(str(path))  # a variable that is set has been replaced
+                remedy = f"Set the environment variable {unset[0].strip('${}')}." if unset else _MEND_PATH
+                problems.append(Problem(case.identifier, what, remedy))
     return problems

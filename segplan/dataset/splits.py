@@ -11,7 +11,8 @@ import numpy as np
 from segplan.errors import ConfigError, DatasetError
 from segplan.imaging import atomic_write
 
-_SEED = 12345
+SEED = 12345
+"""nnU-Net's."""
 _TRAIN_SHARE = 0.8  # of a fold beyond the split file
 
 
@@ -23,7 +24,7 @@ class Split:
     validation: tuple[str, ...]
 
 
-def make_splits(identifiers: Sequence[str], k: int = 5, seed: int = _SEED) -> list[Split]:
+def make_splits(identifiers: Sequence[str], k: int = 5, seed: int = SEED) -> list[Split]:
     """Make k folds: the sorted cases are shuffled once and cut into k runs, whose first n % k have one case more.
 
     The same as scikit-learn's KFold(k, shuffle=True, random_state=seed) on the sorted identifiers.
@@ -32,12 +33,8 @@ def make_splits(identifiers: Sequence[str], k: int = 5, seed: int = _SEED) -> li
         ConfigError: k is below 2.
         DatasetError: there are fewer than k cases.
     """
-    if k < 2:
-        raise ConfigError(f"{k} folds cannot be made", "splits", "Choose at least 2.")
     names = sorted(identifiers)
-    if len(names) < k:
-        what = f"{len(names)} cases cannot be split into {k} folds"
-        raise DatasetError(what, "splits", "Use fold=all, which trains on and validates with every case, or add cases.")
+    check_number_of_folds(k, len(names))
     order = np.arange(len(names))
     np.random.RandomState(seed).shuffle(order)
     splits = []
@@ -50,6 +47,20 @@ def make_splits(identifiers: Sequence[str], k: int = 5, seed: int = _SEED) -> li
             )
         )
     return splits
+
+
+def check_number_of_folds(k: int, count: int, noun: str = "cases") -> None:
+    """Refuse folds that cannot be made.
+
+    Raises:
+        ConfigError: k is below 2.
+        DatasetError: there are fewer than k things to split (`count`, called `noun`).
+    """
+    if k < 2:
+        raise ConfigError(f"{k} folds cannot be made", "splits", "Choose at least 2.")
+    if count < k:
+        what = f"{count} {noun} cannot be split into {k} folds"
+        raise DatasetError(what, "splits", "Use fold=all, which trains on and validates with every case, or add cases.")
 
 
 def select_fold(splits: Sequence[Split], identifiers: Sequence[str], fold: int | str) -> Split:
@@ -121,7 +132,7 @@ def _fold_number(fold: int | str, count: int) -> int:
 
 
 def _random_split(names: Sequence[str], fold: int) -> Split:
-    chosen = np.random.RandomState(_SEED + fold).choice(len(names), int(_TRAIN_SHARE * len(names)), replace=False)
+    chosen = np.random.RandomState(SEED + fold).choice(len(names), int(_TRAIN_SHARE * len(names)), replace=False)
     train = {int(index) for index in chosen}
     rest = tuple(name for index, name in enumerate(names) if index not in train)
     return Split(tuple(names[index] for index in chosen), rest)

@@ -65,11 +65,11 @@ def slabs_to_labels(
         labels: what the K channels stand for.
 
     Returns:
-        (Z, Y, X) in the file's axis order, uint8, or uint16 from 255 foreground labels on; 0 outside the crop box.
+        (Z, Y, X) in the file's axis order, with the label values of the dataset's files; 0 outside the crop box. uint8,
+        or from 255 foreground labels on uint16, or whatever wider type the values need.
     """
     values = channel_values(labels)
-    wide = len(labels.foreground_labels) >= 255 or int(values.max()) > 255
-    result = np.zeros(_original_shape(properties), dtype=np.uint16 if wide else np.uint8)
+    result = np.zeros(_original_shape(properties), dtype=_label_type(labels, int(values.max())))
     tables = _tables(properties, plan)
     target = _boxed(result, properties)
     with _threads() as executor:
@@ -85,9 +85,16 @@ def slabs_to_labels(
 
 
 def logits_to_probabilities(
-    logits: NDArray[np.float32] | torch.Tensor, properties: CaseProperties, plan: PreprocessingPlan, labels: Labels
+    logits: NDArray[np.float32] | torch.Tensor,
+    properties: CaseProperties,
+    plan: PreprocessingPlan,
+    labels: Labels,
+    *,
+    are_probabilities: bool = False,
 ) -> NDArray[np.float32]:
     """Probabilities (K, Z, Y, X) in the original frame: softmax, or a sigmoid for regions.
+
+    With `are_probabilities` the values are that already (`Tiling.probabilities`), and are only resampled.
 
     Outside the crop box the background is certain (labels), or no region is (regions). Needs all classes at the full
     resolution in memory.
@@ -97,7 +104,9 @@ def logits_to_probabilities(
         low, high = full.take(table.nodes[0], axis=axis), full.take(table.nodes[1], axis=axis)
         full = low + table.shares.reshape(-1, *(1,) * (3 - axis)) * (high - low)
     tensor = torch.from_numpy(full)
-    probabilities = (tensor.sigmoid() if labels.has_regions else tensor.softmax(dim=0)).numpy()
+    if not are_probabilities:
+        tensor = tensor.sigmoid() if labels.has_regions else tensor.softmax(dim=0)
+    probabilities = tensor.numpy()
     result = np.zeros((len(full), *_original_shape(properties)), dtype=np.float32)
     if not labels.has_regions:
         result[0] = 1
@@ -110,6 +119,12 @@ def channel_values(labels: Labels) -> NDArray[np.int32]:
     """The label that each channel of the logits stands for; for regions the one it paints."""
     order = labels.regions_class_order if labels.has_regions else labels.all_labels
     return np.array(order, dtype=np.int32)
+
+
+def _label_type(labels: Labels, highest: int) -> type[np.unsignedinteger]:
+    if highest > np.iinfo(np.uint16).max:
+        return np.uint32
+    return np.uint16 if len(labels.foreground_labels) >= 255 or highest > np.iinfo(np.uint8).max else np.uint8
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ LabelArray = NDArray[np.integer[Any]]
 
 _LONGEST_SIDE = 340  # pixels of the longest side of a volume's panels
 _LONGEST_SIDE_2D = 480
+_LARGEST_COUNTED = 1 << 14
 _NAMES = ("axial", "coronal", "sagittal")
 
 
@@ -73,25 +74,34 @@ def busiest_slice(labels: LabelArray, axis: int) -> int:
 
     So a small lesion weighs as much as a large organ. The middle slice where there is no foreground.
     """
-    others = tuple(other for other in range(3) if other != axis)
-    areas = [(labels == value).sum(axis=others) for value in np.unique(labels[labels != 0])]
-    if not areas:
+    slices = np.moveaxis(labels, axis, 0)
+    highest = int(labels.max(initial=0))
+    if highest < _LARGEST_COUNTED:  # one look at the voxels, however many classes there are
+        areas = np.stack([np.bincount(each.reshape(-1), minlength=highest + 1) for each in slices], axis=1)[1:]
+    else:
+        areas = np.array([(slices == value).sum(axis=(1, 2)) for value in np.unique(labels[labels != 0])])
+    areas = areas[areas.any(axis=1)]
+    if not len(areas):
         return int(labels.shape[axis]) // 2
-    total: NDArray[np.float64] = np.sum([area / area.max() for area in areas], axis=0)
-    return int(total.argmax())
+    return int((areas / areas.max(axis=1, keepdims=True)).sum(axis=0).argmax())
 
 
-def grey_window(channel: NDArray[np.float32], labels: LabelArray) -> tuple[float, float]:
+def grey_window(channel: NDArray[np.float32], labels: LabelArray, room: float = 0.5) -> tuple[float, float]:
     """Values shown black and white: what the segmented structures need and some room about it, within robust extremes.
 
     So CT organs are not drowned between air and bone. Without foreground: the 0.5th and 99.5th percentile.
+
+    Args:
+        channel: the image.
+        labels: of the same shape.
+        room: on either side, as a share of the range of values inside the labels.
     """
     low, high = np.percentile(channel, (0.5, 99.5))
     inside = channel[labels != 0]
     if inside.size:
         first, last = np.percentile(inside, (2, 98))
-        room = max(0.5 * (last - first), 0.05 * (high - low))
-        low, high = max(low, first - room), min(high, last + room)
+        margin = max(room * (last - first), 0.05 * (high - low))
+        low, high = max(low, first - margin), min(high, last + margin)
     return float(low), float(high)
 
 

@@ -109,6 +109,14 @@ def test_unknown_labels_are_listed_with_their_voxels():
     assert "-2 (1 voxels), 3 (2 voxels), 200 (1 voxels)" in problem.what
 
 
+def test_values_between_the_labels_are_unknown_too():
+    array = np.zeros((1, *SHAPE), dtype=np.uint8)
+    array[0, 0, 0, :4] = (1, 2, 255, 9)
+    assert "9 (1 voxels)" in only(image(), labels(array), ignore=255).what
+    array[0, 0, 0, 3] = 255
+    assert found(image(), labels(array), ignore=255) == []
+
+
 def test_many_unknown_labels_are_cut_short():
     array = np.arange(120, dtype=np.uint8).reshape(1, *SHAPE)
     assert "10 (1 voxels) and 109 more" in only(image(), labels(array)).what

@@ -114,8 +114,26 @@ def test_explicit_cases_are_checked(tmp_path):
     assert "does not exist" in found[0][1]
     assert "2 images are listed, 1 expected" in found[2][1]
     assert "lacks images or label" in found[3][1]
+    away = {"images": ["$SEGPLAN_NOT_SET/a.nii.gz"], "label": "${SEGPLAN_NOT_SET}/b.nii.gz"}
+    listed = {"a": good, "b/c": good, "away": away}
+    (folder / "dataset.json").write_text(json.dumps({**description, "dataset": listed, "numTraining": 2}))
+    with pytest.raises(VerificationError) as caught:
+        open_dataset(folder)
+    assert [problem.case for problem in caught.value.problems] == ["b/c", "away", "away"]
+    assert {problem.remedy for problem in caught.value.problems[1:]} == {
+        "Set the environment variable SEGPLAN_NOT_SET."
+    }
     (folder / "dataset.json").write_text(json.dumps({**description, "dataset": ["a"]}))
     with pytest.raises(DatasetError, match="JSON object"):
+        open_dataset(folder)
+
+
+def test_a_case_that_is_listed_twice_is_refused(tmp_path):
+    folder = make(tmp_path / "d", ["a_0000.nii.gz"], ["a.nii.gz"], count=1)
+    entry = '{"images": ["imagesTr/a_0000.nii.gz"], "label": "labelsTr/a.nii.gz"}'
+    content = json.dumps(json.loads((folder / "dataset.json").read_text()))[:-1]
+    (folder / "dataset.json").write_text(f'{content}, "dataset": {{"a": {entry}, "a": {entry}}}}}')
+    with pytest.raises(DatasetError, match='"a" stands twice'):
         open_dataset(folder)
 
 
