@@ -24,6 +24,7 @@ _JOBS = (  # modules of segplan.commands, in the order of `segplan --help`
     "explain",
     "show-augmentation",
     "compare-plans",
+    "networks",
     "evaluate",
     "import-nnunet",
     "import-stunet",

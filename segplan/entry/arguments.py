@@ -18,7 +18,8 @@ PATH_KEYS = frozenset(
         "output",
         "previous_stage",
     )
-) | {"finetune.checkpoint"}
+) | {"finetune.checkpoint", "planner.adopt", "split.group_by"}
+_NEVER_LISTS = frozenset(("split.group_by",))
 
 
 def quote_paths(arguments: Sequence[str], plans: Collection[str] = (), *, multirun: bool = False) -> list[str]:
@@ -44,7 +45,7 @@ def _quote_argument(argument: str, plans: Collection[str], multirun: bool) -> st
         return argument
     if _is_quoted(value) or (multirun and _is_sweep_function(value)):
         return argument
-    if _is_list(value):
+    if key not in _NEVER_LISTS and _is_list(value):
         return f"{key}=[{','.join(_quote_element(element) for element in value[1:-1].split(','))}]"
     if multirun and value not in plans and "," in value and not Path(value).exists():
         return f"{key}={','.join(quote(choice.strip()) for choice in value.split(','))}"

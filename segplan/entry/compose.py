@@ -7,28 +7,22 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
-from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from segplan.entry.arguments import quote
 from segplan.entry.locations import configs_folder, planned
+from segplan.entry.own_plan import check_own_file, own_keys
 from segplan.errors import ConfigError, PlanError
 
 
-def add_to_search_path(workspace: Path) -> None:
-    """Let Hydra find the plans in `workspace` (for `compose` and for `hydra.main` alike)."""
-
-    class WorkspaceSearchPath(SearchPathPlugin):
-        def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-            search_path.append("segplan-workspace", f"file://{workspace}")
-
-    Plugins.instance().register(WorkspaceSearchPath)
+def search_path(workspace: Path) -> str:
+    """The override that lets Hydra find the plans in `workspace`."""
+    return f"hydra.searchpath=[{quote(f'file://{workspace}')}]"
 
 
 def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConfig:
@@ -45,15 +39,17 @@ def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConf
     groups = [item for item in overrides if _is_group(item, folders) or (job, item.key_or_group) == ("train", "plan")]
     values = [item for item in overrides if item not in groups]
     _check_choices(groups, folders, workspace)
-    if job == "train":
-        add_to_search_path(workspace)
+    paths = [search_path(workspace)] if job == "train" else []
+    own = _base_of_own_file(groups, workspace)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(configs_folder()), version_base="1.3"):
-        base = _compose(job, [_text(item) for item in groups])
+        if own is not None:
+            _check_own_keys(own[0], _compose(job, [*paths, f"plan={quote(own[1])}"]), workspace)
+        base = _compose(job, [*paths, *(_text(item) for item in groups)])
         problems = [problem for item in values if (problem := _problem_of(item, base))]
         if problems:
             raise ConfigError("; ".join(problems))
-        config = _compose(job, [_text(item) for item in overrides])
+        config = _compose(job, [*paths, *(_text(item) for item in overrides)]) if values else base
     with open_dict(config):
         choice = config.pop("_plan_choice", None)
         config.workspace = str(workspace)
@@ -67,6 +63,16 @@ def compose_job(job: str, arguments: Sequence[str], workspace: Path) -> DictConf
         remedy = "Correct the interpolation (${...}); a plan's file needs its defaults list."
         raise ConfigError(str(error).splitlines()[0], remedy=remedy) from error
     return config
+
+
+def compose_training(address: str, workspace: Path) -> dict[str, Any]:
+    """The configuration that training with `plan=ADDRESS` gets: a user's own file may build on others.
+
+    Raises:
+        SegplanError: as `compose_job`.
+    """
+    config: Any = OmegaConf.to_container(compose_job("train", [f"plan={quote(address)}"], workspace), resolve=True)
+    return dict(config)
 
 
 def parse_overrides(arguments: Sequence[str]) -> list[Override]:
@@ -129,6 +135,31 @@ def _check_choices(groups: Sequence[Override], folders: Sequence[Path], workspac
         )
 
 
+def _base_of_own_file(groups: Sequence[Override], workspace: Path) -> tuple[str, str] | None:
+    """Address of the user's own plan file that is chosen, and of the plan it builds on."""
+    choice = next((str(item.value()) for item in groups if item.key_or_group == "plan" and not item.is_delete()), None)
+    if choice is None or not (workspace / "plan" / f"{choice}.yaml").is_file():
+        return None
+    base = check_own_file(choice, workspace)
+    return (choice, base) if base and (workspace / "plan" / f"{base}.yaml").is_file() else None
+
+
+def _check_own_keys(own: str, base: DictConfig, workspace: Path) -> None:
+    """Refuse a misspelt key in a user's own file; one that resembles none of its base is taken for an addition."""
+    problems = []
+    for key in own_keys(own, workspace):
+        if _exists(base, key) or key.startswith(_FREE_NAMES):
+            continue
+        parts = key.split(".")
+        depth = next(depth for depth in range(len(parts)) if not _exists(base, ".".join(parts[: depth + 1])))
+        parent = OmegaConf.select(base, ".".join(parts[:depth])) if depth else base
+        siblings = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+        if near := difflib.get_close_matches(parts[depth], siblings, n=1, cutoff=0.8):
+            problems.append(f"unknown key {key}. Did you mean {'.'.join([*parts[:depth], near[0]])}?")
+    if problems:
+        raise ConfigError(" ".join(problems), workspace / "plan" / f"{own}.yaml")
+
+
 def missing_plan(choice: str, workspace: Path) -> PlanError:
     """The error for a plan that is not in the workspace, naming those that are."""
     plans = planned(workspace)
@@ -137,7 +168,9 @@ def missing_plan(choice: str, workspace: Path) -> PlanError:
         return PlanError(f"plan={choice} names no configuration", remedy=f"Planned: {', '.join(plans)}.")
     same = [name.partition("/")[2] for name in plans if name.startswith(f"{dataset}/")]
     if same:
-        return PlanError(f"no plan {choice}", remedy=f"Planned: {', '.join(same)}.")
+        why = f" segplan explain plan={dataset}/{same[0]} says why there is no {configuration}."
+        asked = configuration.rpartition("/")[2] in _USUAL
+        return PlanError(f"no plan {choice}", remedy=f"Planned: {', '.join(same)}.{why if asked else ''}")
     if plans:
         return PlanError(f"no plan {choice}{_nearest(choice, plans)}", remedy=f"Planned: {', '.join(plans)}.")
     return PlanError(
@@ -156,7 +189,9 @@ def _problem_of(override: Override, base: DictConfig) -> str | None:
     return _type_problem(key, OmegaConf.select(base, key, throw_on_resolution_failure=False), override.value())
 
 
-_SEVERAL_TYPES = ("fold", "inference.mirror", "trainer.devices", "trainer.limit_val_batches")
+_USUAL = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
+_FREE_NAMES = ("plan.labels.",)
+_SEVERAL_TYPES = ("fold", "inference.mirror", "planner.gpu_memory_gb", "trainer.devices", "trainer.limit_val_batches")
 """Keys whose values may be of another type than the default; the job itself checks them."""
 
 

@@ -9,11 +9,7 @@ def help_text(job: str, workspace: Path) -> str:
     """What `python JOB.py --help` prints; built from the config files alone, so it is quick and never out of date."""
     lines = (configs_folder() / f"{job}.yaml").read_text(encoding="utf-8").splitlines()
     header = [line[1:].removeprefix(" ") for line in _leading(lines)]
-    keys = [
-        f"  {line}"
-        for line in lines[len(header) :]
-        if line and line[0].isalpha() and not line.startswith(("defaults", "hydra"))
-    ]
+    keys = [f"  {line}" for line in _keys(lines[len(header) :])]
     parts = [*header, "", "Keys (key=value; --cfg job prints the whole configuration):", *keys]
     groups = [line.strip()[2:].split(":")[0] for line in lines if line.startswith("  - ") and "_self_" not in line]
     options = {group: sorted(file.stem for file in (configs_folder() / group).glob("*.yaml")) for group in groups}
@@ -28,6 +24,17 @@ def help_text(job: str, workspace: Path) -> str:
             else ["", f"Nothing is planned in {workspace} yet."]
         )
     return "\n".join(parts)
+
+
+def _keys(lines: list[str]) -> list[str]:
+    """The lines that name a key, those inside a node included."""
+    shown, node = [], ""
+    for line in lines:
+        if line and line[0].isalpha():
+            node = line.partition(":")[0]
+        if line.strip() and line.strip()[0].isalpha() and node not in ("defaults", "hydra"):
+            shown.append(line)
+    return shown
 
 
 def _leading(lines: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The command line of the three jobs: compose once, check, write the configuration, run, turn errors into codes."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.entry.arguments import quote_paths
-from segplan.entry.compose import compose_job
+from segplan.entry.compose import compose_job, compose_training
 from segplan.entry.environment import child_environment
 from segplan.entry.help import help_text
 from segplan.entry.locations import planned, workspace_folder
-from segplan.errors import ConfigError, SegplanError, StorageError, VerificationError
+from segplan.errors import ConfigError, SegplanError, StorageError, StoreError, VerificationError
 from segplan.jobs.console import print_problems
 
 _HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc")
@@ -67,14 +68,23 @@ def _dispatch(job: str, arguments: list[str]) -> int:
 
         return run_sweep(job, quoted, workspace)
     show = _pop_option(quoted, "--cfg", "-c")
+    if show not in (None, "job"):
+        raise ConfigError(f"--cfg {show} is not possible", remedy="--cfg job prints the composed configuration.")
     unknown = [argument for argument in quoted if argument.startswith("-")]
     if unknown:
         raise ConfigError(f"unknown option {unknown[0]}", remedy=f"See python {job}.py --help.")
     config = compose_job(job, _required(job, quoted, workspace), workspace)
-    if show:
+    if show is not None:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    return run_composed(job, config)
+    try:
+        return run_composed(job, config)
+    except StoreError as error:
+        changed = [argument for argument in quoted if argument.startswith("plan.")]
+        if not changed:
+            raise
+        remedy = f"Preprocessing does not see {changed[0]} here: write it into a file of your own (docs/plans.md)."
+        raise StoreError(error.what, error.where, remedy) from error
 
 
 def run_composed(job: str, config: DictConfig) -> int:
@@ -86,7 +96,7 @@ def run_composed(job: str, config: DictConfig) -> int:
     if job == "plan":
         from segplan.jobs.plan import run as run_plan
 
-        return run_plan(config)
+        return run_plan(config, functools.partial(compose_training, workspace=Path(config.workspace)))
     if job == "predict":
         from segplan.jobs.predict import run as run_predict
 
@@ -113,9 +123,13 @@ def _required(job: str, arguments: list[str], workspace: Path) -> list[str]:
     return arguments
 
 
-def _pop_option(arguments: list[str], *names: str) -> bool:
+def _pop_option(arguments: list[str], *names: str) -> str | None:
+    """Take an option out of `arguments`; its value, empty if it has none, or None if it is not there."""
     for position, argument in enumerate(arguments):
-        if argument in names or argument.startswith(f"{names[0]}="):
-            del arguments[position : position + (1 if "=" in argument else 2)]
-            return True
-    return False
+        name, separator, value = argument.partition("=")
+        if name in names:
+            end = position + (1 if separator else 2)
+            value = value if separator else "".join(arguments[position + 1 : end])
+            del arguments[position:end]
+            return value
+    return None

@@ -9,7 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from omegaconf import DictConfig
 
 from segplan.entry.arguments import quote
-from segplan.entry.compose import add_to_search_path, parse_overrides
+from segplan.entry.compose import parse_overrides, search_path
 from segplan.entry.environment import child_environment
 from segplan.entry.locations import configs_folder
 
@@ -30,9 +30,7 @@ def run_sweep(job: str, arguments: list[str], workspace: Path) -> int:
 
 def show_hydra(job: str, arguments: list[str], workspace: Path) -> int:
     """Hand `arguments` to Hydra's own command line, for its own flags (`--info`, `--hydra-help`, shell completion)."""
-    if job == "train":
-        add_to_search_path(workspace)
-    sys.argv = [sys.argv[0], *arguments]
+    sys.argv = [sys.argv[0], *arguments, *([search_path(workspace)] if job == "train" else [])]
 
     def task(_: DictConfig) -> None:
         """Hydra's flags end before the task."""

@@ -1,9 +1,11 @@
 """What the jobs print: progress bars on a terminal, `key=value` lines elsewhere, tables that stay readable in a log."""
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from segplan.errors import Problem
 
@@ -39,6 +41,12 @@ def progress(stage: str, total: int) -> Iterator[Callable[[], None]]:
             print(f"stage={stage} done={done} total={total}", flush=True)
 
     yield advance
+
+
+def workspace_word(workspace: Path) -> list[str]:
+    """What a command that is printed needs to find `workspace`: nothing where it is the default."""
+    default = Path(os.environ.get("SEGPLAN_WORKSPACE") or "workspace").expanduser().absolute()
+    return [] if workspace == default else [f"workspace={workspace}"]
 
 
 def seconds(duration: float) -> str:

@@ -3,8 +3,9 @@
 import functools
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,26 +13,33 @@ import numpy as np
 
 from segplan.dataset import Case, Description, Labels, RawDataset, check_case, scan_dataset
 from segplan.errors import ImageError, Problem, SegplanError, VerificationError
-from segplan.imaging import atomic_write, nonzero_box, read_image, read_label_map
+from segplan.imaging import atomic_write, axis_codes, nonzero_box, read_image, read_label_map
 from segplan.jobs.console import print_problems, progress
 from segplan.planning import (
     CaseFingerprint,
     Fingerprint,
-    combine,
+    FingerprintAccumulator,
     fingerprint_case,
     read_fingerprint,
     write_fingerprint,
 )
-from segplan.preprocessing import available_cpus, run_parallel
+from segplan.preprocessing import available_cpus, case_size, run_parallel, usable_memory
+
+_SMALL = 1 << 16
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one look at a case gave; `fingerprint` is None where a problem is fatal."""
+    """What one look at a case gave; `fingerprint` is None where a problem is fatal, or once it is merged.
+
+    `orientation` holds the letters of `segplan.imaging.axis_codes`.
+    """
 
     problems: tuple[Problem, ...]
     fingerprint: CaseFingerprint | None
     has_foreground: bool
+    orientation: str = ""
+    measured: bool = False
 
 
 def inspect_case(case: Case, description: Description) -> Inspection:
@@ -52,14 +60,22 @@ def inspect_case(case: Case, description: Description) -> Inspection:
         return Inspection(problems, None, True)
     _, box = nonzero_box(image.array)
     foreground = foreground_mask(label_map.array[0], description.labels)
-    part = fingerprint_case(image.array, image.spacing, foreground, box, case.identifier)
-    return Inspection(problems, part, bool(foreground.any()))
+    present = _values(label_map.array[0][foreground])
+    part = fingerprint_case(image.array, image.spacing, foreground, box, case.identifier, labels=present)
+    return Inspection(problems, part, bool(foreground.any()), axis_codes(image.geometry), measured=True)
 
 
 def foreground_mask(label_map: np.ndarray, labels: Labels) -> np.ndarray:
     """Where `label_map` (Z, Y, X) holds a structure: above 0 and not the ignore label."""
     mask: np.ndarray = label_map > 0
     return mask if labels.ignore is None else mask & (label_map != labels.ignore)
+
+
+def _values(labels: np.ndarray) -> list[int]:
+    """The different values of `labels` (N,), without sorting them where they are small."""
+    if labels.size and int(labels.max()) < _SMALL:
+        return [int(value) for value in np.flatnonzero(np.bincount(labels.astype(np.intp, copy=False)))]
+    return [int(value) for value in np.unique(labels)]
 
 
 @dataclass(frozen=True)
@@ -95,12 +111,11 @@ def inspect_dataset(
         known = read_fingerprint(fingerprint_file)
         if known.source_hash == source:
             return Inspected(known, False, tuple(Problem(**note) for note in record.get("notes", [])))
-    inspections = _inspect_all(dataset, num_workers)
-    problems = _collect(dataset, inspections)
+    accumulator = FingerprintAccumulator()
+    problems = _collect(dataset, _inspect_all(dataset, num_workers, accumulator))
     if any(problem.fatal for problem in problems):
         raise VerificationError(problems, where=dataset.folder)
-    parts = (inspections[case.identifier].fingerprint for case in dataset.cases)
-    fingerprint = combine((part for part in parts if part is not None), source)
+    fingerprint = accumulator.result(source)
     folder.mkdir(parents=True, exist_ok=True)
     write_fingerprint(fingerprint_file, fingerprint)
     write_json(
@@ -149,17 +164,25 @@ def _all_problems(dataset: RawDataset, layout: Sequence[Problem], num_workers: i
     incomplete = {problem.case for problem in layout}
     cases = tuple(case for case in dataset.cases if case.identifier not in incomplete)
     sound = RawDataset(dataset.folder, dataset.name, dataset.description, cases)
-    return [*layout, *_collect(sound, _inspect_all(sound, num_workers))]
+    return [*layout, *_collect(sound, _inspect_all(sound, num_workers, FingerprintAccumulator()))]
 
 
-def _inspect_all(dataset: RawDataset, num_workers: int) -> dict[str, Inspection]:
+def _inspect_all(dataset: RawDataset, num_workers: int, accumulator: FingerprintAccumulator) -> dict[str, Inspection]:
+    """Look at every case; its measurements go to `accumulator` as they come, so that they need not be held."""
     work = functools.partial(inspect_case, description=dataset.description)
     results: dict[str, Inspection] = {}
+    positions = {case.identifier: number for number, case in enumerate(dataset.cases)}
     # Workers start here, before the progress bar's thread does.
-    finished = run_parallel(work, dataset.cases, num_workers, _identifier, preload=("SimpleITK",))
+    costs = [case_size(case).inspection_bytes for case in dataset.cases]
+    finished = run_parallel(
+        work, dataset.cases, num_workers, _identifier, ("SimpleITK",), costs=costs, budget=usable_memory()
+    )
     with progress("verify", len(dataset.cases)) as advance:
         for case, result in finished:
-            results[case.identifier] = _failed(case, result) if isinstance(result, SegplanError) else result
+            found = _failed(case, result) if isinstance(result, SegplanError) else result
+            if found.fingerprint is not None:
+                accumulator.add(found.fingerprint, positions[case.identifier])
+            results[case.identifier] = replace(found, fingerprint=None)
             advance()
     return results
 
@@ -174,7 +197,7 @@ def _identifier(case: Case) -> str:
 
 def _collect(dataset: RawDataset, inspections: dict[str, Inspection]) -> list[Problem]:
     problems = [problem for case in dataset.cases for problem in inspections[case.identifier].problems]
-    readable = [result for result in inspections.values() if result.fingerprint is not None]
+    readable = [result for result in inspections.values() if result.measured]
     if readable and not any(result.has_foreground for result in readable):
         problems.append(
             Problem(
@@ -183,7 +206,18 @@ def _collect(dataset: RawDataset, inspections: dict[str, Inspection]) -> list[Pr
                 "Check that labelsTr holds the right files.",
             )
         )
-    return problems
+    return problems + _orientation_note([result.orientation for result in readable])
+
+
+def _orientation_note(orientations: Sequence[str]) -> list[Problem]:
+    """A note if the voxel axes of the cases point different ways: training pairs voxels by index (nnU-Net too)."""
+    counts = Counter(orientations)
+    if len(counts) < 2:
+        return []
+    shown = ", ".join(f"{count} {letters}" for letters, count in counts.most_common())
+    what = f"the axes (x, y, z) of the cases point different ways: {shown}"
+    remedy = "Images are used as they are stored; reorient them alike if left and right or up and down should count."
+    return [Problem(None, what, remedy, fatal=False)]
 
 
 def _read_record(path: Path) -> dict[str, Any]:

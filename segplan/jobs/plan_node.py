@@ -7,7 +7,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Labels
-from segplan.preprocessing import PreprocessingPlan, plan_node
+from segplan.errors import PlanError
+from segplan.planning import SCHEMA_VERSION
+from segplan.preprocessing import PreprocessingPlan, location_keys, plan_node
 
 
 def labels_of(plan: Mapping[str, Any] | DictConfig) -> Labels:
@@ -28,7 +30,43 @@ def store_folder(workspace: Path, plan: Mapping[str, Any] | DictConfig) -> Path:
     """
     node = _plain(plan)
     preprocessing = preprocessing_of(node | {"spacing": [_first_spacing(node), *node["spacing"][1:]]})
-    return workspace / "preprocessed" / str(node["dataset"]) / preprocessing.identifier()
+    labels = labels_of(node)
+    # Label maps hold indices, and voxels are listed class by class: other labels make other data.
+    classes = f"{labels.all_labels} {labels.ignore} {' '.join(location_keys(labels))}"
+    return workspace / "preprocessed" / str(node["dataset"]) / preprocessing.identifier(classes)
+
+
+def check_plan(plan: Mapping[str, Any] | DictConfig, address: str) -> None:
+    """Refuse a plan that this version does not understand, or whose files were planned at different times.
+
+    Args:
+        plan: the `plan` node.
+        address: DATASET/[NAME/]CONFIGURATION, for the message.
+
+    Raises:
+        PlanError: as said.
+    """
+    node = _plain(plan)
+    check_schema(node, address)
+    planned_from, shared = node.get("planned_from"), node.get("fingerprint")
+    if planned_from is not None and shared is not None and planned_from != shared:
+        what = f"was planned from the fingerprint {planned_from}, the _dataset.yaml beside it from {shared}"
+        remedy = (
+            "Plan again; in a file of your own or an edited one take over what has changed, plan.planned_from included."
+        )
+        raise PlanError(what, address, remedy)
+
+
+def check_schema(node: Mapping[str, Any], address: str) -> None:
+    """Refuse a `plan` node of a version that this segplan does not read.
+
+    Raises:
+        PlanError: as said.
+    """
+    version = node.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        what = f"has the schema version {version}, this segplan reads {SCHEMA_VERSION}"
+        raise PlanError(what, address, "Plan again, or use the version of segplan that the file's header names.")
 
 
 def _first_spacing(node: Mapping[str, Any]) -> float | None:

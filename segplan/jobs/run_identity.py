@@ -8,8 +8,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from segplan.errors import RunError
+from segplan.errors import ModelError, RunError
 from segplan.imaging import atomic_write
+from segplan.interop.source_file import content_hash, pretrained_file
+from segplan.jobs.prepare import fold_folder
 
 IDENTITY_FILE = "identity.json"
 
@@ -27,18 +29,37 @@ _NODES = (
     "fold",
 )
 # What the folds of a run may differ in: each may start from the weights of its own fold of another model.
-_OF_THE_FOLD = {"fold", "seed", "finetune.checkpoint"}
+_OF_THE_FOLD = {"fold", "seed", "finetune.source"}
 _TRAINER_KEYS = ("limit_train_batches", "accumulate_grad_batches", "gradient_clip_val")
 # How fast it goes, who planned it and where it runs decide no weight.
-_IRRELEVANT = {"data.num_workers", "module.compile", "plan.segplan_version", "plan.schema_version", "plan.planner"}
+_IRRELEVANT = {
+    "data.num_workers",
+    "data.start_method",
+    "module.compile",
+    "plan.segplan_version",
+    "plan.schema_version",
+    "plan.planner",
+    "plan.planned_from",
+    "network.activation_checkpointing",
+    "finetune.recipe",
+    "finetune.checkpoint",
+}
+_IRRELEVANT_NODES = ("plan.planner_settings",)
+# In place of the checkpoint's path: the hash of its content.
+_SOURCE = "finetune.source"
 
 
 def run_identity(config: DictConfig) -> dict[str, Any]:
-    """The values of `config` that decide the weights, as dotted keys; lists stay whole."""
+    """The values of `config` that decide the weights, as dotted keys; lists stay whole.
+
+    Raises:
+        ModelError: the weights that a new run is to start from are not there.
+    """
     plain: Any = OmegaConf.to_container(config, resolve=True)
     chosen = {node: plain[node] for node in _NODES if node in plain}
     chosen["trainer"] = {key: plain["trainer"].get(key) for key in _TRAINER_KEYS}
-    flat = {key: value for key, value in _flatten(chosen) if key not in _IRRELEVANT}
+    decisive = [pair for pair in _flatten(chosen) if not pair[0].startswith(_IRRELEVANT_NODES)]
+    flat = {key: value for key, value in decisive if key not in _IRRELEVANT} | _source(config)
     # Through JSON, so that what is compared is what a file can hold (tuples become lists).
     identity: dict[str, Any] = json.loads(json.dumps(flat))
     return identity
@@ -120,6 +141,21 @@ def check_checkpoint(path: Path, saved: Mapping[str, Any], identity: Mapping[str
         path,
         "Move it away, use run=NAME for a new run, or force=true to start over.",
     )
+
+
+def _source(config: DictConfig) -> dict[str, str]:
+    """The hash of the weights that training starts from; of a run that began, they need not be there any more."""
+    checkpoint = OmegaConf.select(config, "finetune.checkpoint")
+    if checkpoint is None:
+        return {}
+    try:
+        return {_SOURCE: content_hash(pretrained_file(Path(str(checkpoint))))}
+    except ModelError:
+        begun = fold_folder(config) / IDENTITY_FILE
+        if not begun.is_file():
+            raise
+        recorded = json.loads(begun.read_text(encoding="utf-8")).get(_SOURCE)
+        return {} if recorded is None else {_SOURCE: str(recorded)}
 
 
 def _shared(identity: Mapping[str, Any]) -> dict[str, Any]:

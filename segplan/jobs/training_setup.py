@@ -1,20 +1,28 @@
 """What a training job needs to know before any heavy import: folders, labels, the fold's cases, and that they fit."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Labels, Split, read_splits, select_fold
 from segplan.errors import ConfigError, PlanError, StoreError
 from segplan.inference.settings import InferenceSettings
-from segplan.jobs.plan_node import labels_of, preprocessing_of, store_folder
+from segplan.jobs.console import workspace_word
+from segplan.jobs.finetune_settings import FinetuneSettings, finetune_settings
+from segplan.jobs.mirror_settings import check_mirror_swap
+from segplan.jobs.network_node import is_own_network
+from segplan.jobs.plan_node import check_plan, labels_of, preprocessing_of, store_folder
 from segplan.jobs.predict import settings_of
 from segplan.jobs.prepare import fold_folder, run_folder
 from segplan.planning import check_patch
 from segplan.preprocessing import CaseStore, PreprocessingPlan
+
+if TYPE_CHECKING:
+    from segplan.augmentation import Pipeline
 
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 """What both training and the validation after it can compute in."""
@@ -65,6 +73,11 @@ class TrainingSetup:
         return bool(self.config.force) and self.config.mode == "train"
 
     @property
+    def finetune(self) -> FinetuneSettings:
+        """The weights to start from, and what becomes of them."""
+        return finetune_settings(self.config.finetune)
+
+    @property
     def inference(self) -> InferenceSettings:
         """How the fold's whole validation cases are segmented."""
         node = self.config.inference
@@ -77,10 +90,19 @@ class TrainingSetup:
     @property
     def mirror_axes(self) -> tuple[int, ...] | None:
         """Network axes along which training mirrors, so that prediction may; None if it does not."""
+        return self._pipeline().mirror_axes
+
+    @property
+    def mirror_swap(self) -> dict[str, Any] | None:
+        """Along which network axis mirroring exchanges which labels, as model.json records it; None if it does not."""
+        swap = self._pipeline().mirror_swap
+        return None if swap is None else {"axis": swap[0], "labels": [list(pair) for pair in swap[1]]}
+
+    def _pipeline(self) -> "Pipeline":
         from segplan.augmentation import build_pipeline
 
         node: Any = OmegaConf.to_container(self.config.augmentation, resolve=True)
-        return build_pipeline(node, self.patch_size, list(self.config.plan.use_mask_for_norm)).mirror_axes
+        return build_pipeline(node, self.patch_size, list(self.config.plan.use_mask_for_norm))
 
 
 def prepare_training(config: DictConfig) -> TrainingSetup:
@@ -92,9 +114,14 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
         StoreError: data are not preprocessed.
     """
     plan = config.plan
+    check_plan(plan, "/".join(_address(config)))
     if plan.get("runnable") is False:
         reason = plan.get("not_runnable_because") or "it is marked plan.runnable: false"
-        raise PlanError(f"this configuration cannot run: {reason}", f"{config.dataset}/{config.configuration}")
+        raise PlanError(
+            f"this configuration cannot run: {reason}",
+            f"{config.dataset}/{config.configuration}",
+            "Plan one that can: python plan.py … planner.repair=true name=NAME.",
+        )
     if plan.get("previous_stage"):
         raise PlanError(
             "training on a previous stage's segmentations is not possible yet",
@@ -114,7 +141,8 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
         what = f"{len(missing)} cases of the fold are not preprocessed, {missing[0]} among them"
         raise StoreError(what, store.folder, _plan_command(config))
     setup = TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan))
-    _ = setup.inference  # what cannot work is refused now, not after the training
+    check_mirror_swap(config, setup.labels)
+    _ = setup.inference, setup.finetune  # what cannot work is refused now, not after the training
     return setup
 
 
@@ -128,7 +156,7 @@ def _check_values(config: DictConfig) -> None:
         raise ConfigError(f"seed={seed} must be a whole number of at least 0")
     _check_choice("trainer.precision", str(config.trainer.precision), PRECISIONS)
     _check_choice("trainer.accelerator", str(config.trainer.accelerator), ACCELERATORS)
-    if "strides" in config.network:
+    if "strides" in config.network and is_own_network(str(config.network._target_)):
         check_patch(list(config.data.patch_size), [list(stride) for stride in config.network.strides])
 
 
@@ -137,13 +165,16 @@ def _check_choice(key: str, value: str, known: Sequence[str]) -> None:
         raise ConfigError("is unknown", f"{key}={value}", f"Use {', '.join(known[:-1])} or {known[-1]}.")
 
 
+def _address(config: DictConfig) -> list[str]:
+    name = [str(config.plan_name)] if config.plan_name else []
+    return [str(config.dataset), *name, str(config.configuration)]
+
+
 def _plan_folder(config: DictConfig) -> Path:
-    parts = [str(config.dataset), *([str(config.plan_name)] if config.plan_name else [])]
-    return Path(config.workspace, "plan", *parts)
+    return Path(config.workspace, "plan", *_address(config)[:-1])
 
 
 def _plan_command(config: DictConfig) -> str:
-    # A plan file of the user's own has the name of another configuration than the one it was made from.
-    configuration = config.plan.get("configuration") or config.configuration
-    name = f" name={config.plan_name}" if config.plan_name else ""
-    return f"Run: python plan.py dataset={config.dataset}{name} stages=[preprocess] configurations=[{configuration}]"
+    words = [f"dataset={config.dataset}", *([f"name={config.plan_name}"] if config.plan_name else [])]
+    words += ["stages=[preprocess]", f"configurations=[{config.configuration}]"]
+    return f"Run: python plan.py {shlex.join([*words, *workspace_word(Path(config.workspace))])}"

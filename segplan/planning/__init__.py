@@ -1,6 +1,7 @@
 """From a dataset's fingerprint to the plan of its training, and to the configuration files that hold it."""
 
-from segplan.planning.emit import emit, is_edited
+from segplan.planning.configured import Measure, Trial
+from segplan.planning.emit import Emission, Kept, emit, emitted_configurations, is_edited
 from segplan.planning.fingerprint import (
     CaseFingerprint,
     ChannelIntensities,
@@ -14,7 +15,7 @@ from segplan.planning.patch import check_patch
 from segplan.planning.plan import CONFIGURATIONS, SCHEMA_VERSION, ConfigurationPlan, DatasetPlan
 from segplan.planning.planner import plan_dataset
 from segplan.planning.settings import PRESETS, PlannerSettings
-from segplan.planning.table import PlanRow, describe_dataset, plan_table
+from segplan.planning.table import PlanRow, describe_dataset, describe_images, plan_table
 
 __all__ = [
     "CONFIGURATIONS",
@@ -24,14 +25,20 @@ __all__ = [
     "ChannelIntensities",
     "ConfigurationPlan",
     "DatasetPlan",
+    "Emission",
     "Fingerprint",
     "FingerprintAccumulator",
+    "Kept",
+    "Measure",
     "PlanRow",
     "PlannerSettings",
+    "Trial",
     "check_patch",
     "combine",
     "describe_dataset",
+    "describe_images",
     "emit",
+    "emitted_configurations",
     "fingerprint_case",
     "fingerprint_from_json",
     "is_edited",

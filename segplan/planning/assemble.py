@@ -3,24 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from segplan.planning import reasons
-from segplan.planning.configure import Configured
+from segplan.planning.configured import Configured, Measure, Trial
 from segplan.planning.fingerprint import Fingerprint
-from segplan.planning.memory import count_parameters, estimate_gigabytes
+from segplan.planning.network import network_arguments, planned_network
 from segplan.planning.normalization import mask_flags, normalization_schemes
 from segplan.planning.plan import ConfigurationPlan
+from segplan.planning.repair import why_not_runnable
 from segplan.planning.settings import PlannerSettings
 from segplan.planning.spacing import Triple, median_resampled_shape, target_spacing, transpose_forward
+from segplan.planning.stunet import with_stunet
+from segplan.planning.topology import Topology
 
 if TYPE_CHECKING:
     from segplan.dataset import Description
-
-_USUAL_CONVS = {
-    "plain_unet": {"convs_per_stage": 2, "convs_per_stage_decoder": 2},
-    "residual_unet": {"convs_per_stage_decoder": 1},
-}
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,10 @@ class Frame:
     spacing: Triple
     median_shape: Triple
     reason: str
+    flat: bool
+    """Whether the median image is one slice thick along the first axis: then there is nothing to plan in 3D."""
+    repaired: str | None = None
+    """Which axes were given a voxel; None if all had one."""
 
     @classmethod
     def of(cls, fingerprint: Fingerprint, settings: PlannerSettings) -> "Frame":
@@ -41,7 +43,12 @@ class Frame:
         order = transpose_forward(target.values, settings)
         median = median_resampled_shape(fingerprint.spacings, fingerprint.shapes_after_crop, target.values)
         axes = "".join("zyx"[axis] for axis in order)
-        return cls(order, axes, _reordered(target.values, order), _reordered(median, order), target.reason)
+        size = _reordered(median, order)
+        flat, repaired = size[0] == 1, None
+        if settings.repair and (empty := _empty_axes(size, axes)):
+            repaired = f"axis {empty} rounded to 0 voxels and keeps one"
+            size = size[0] or 1.0, size[1] or 1.0, size[2] or 1.0
+        return cls(order, axes, _reordered(target.values, order), size, target.reason, flat, repaired)
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,20 @@ class Inputs:
     description: "Description"
     settings: PlannerSettings
     frame: Frame
+    measure: Measure | None = None
+    """Measures training steps; None where memory is estimated."""
+
+    def probe(self, topology: Topology, batch_size: int) -> float:
+        """Bytes that a training step of the planned network takes on a batch of `topology`'s patches."""
+        if self.measure is None:
+            raise ValueError("there is nothing to measure with")
+        heads = {
+            "input_channels": len(self.description.channel_names),
+            "num_classes": self.description.labels.num_heads,
+        }
+        features = self.settings.stage_features(topology.stages, len(topology.patch_size))
+        arguments = heads | network_arguments(topology, features, self.settings)
+        return self.measure(Trial(self.settings.network, tuple(arguments.items()), topology.patch_size, batch_size))
 
     @property
     def dataset_voxels(self) -> float:
@@ -93,58 +114,52 @@ def assemble(
         previous_stage: configuration whose segmentation is an input.
         next_stage: configuration that takes this one's segmentation.
     """
-    topology, settings, description = configured.topology, inputs.settings, inputs.description
-    axes = len(topology.patch_size)
+    settings, description = inputs.settings, inputs.description
+    reasons_of = _reasons(inputs, configured, previous_stage) | dict(why)
+    if settings.network == "stunet":
+        configured = with_stunet(configured, inputs.label_count, settings)
+    patch, axes = configured.topology.patch_size, inputs.frame.axes[-len(configured.topology.patch_size) :]
     schemes = normalization_schemes(description.channel_names)
-    arguments = _network_arguments(inputs, configured, previous_stage)
-    channels = arguments.get("input_channels", len(description.channel_names))
-    heads = description.labels.num_heads
+    channels = len(description.channel_names)
+    if previous_stage:
+        # The previous segmentation comes one-hot, a channel for each label without background.
+        channels += len(description.labels.foreground_labels)
+    trouble = _empty(median_shape, axes) or why_not_runnable(configured, median_shape, settings)
+    measure = None if trouble else inputs.measure
+    network = planned_network(configured, channels, description.labels.num_heads, settings, measure)
+    more = {"input_channels": channels} if previous_stage else {}
     return ConfigurationPlan(
         name=name,
         spacing=spacing,
         median_shape=tuple(median_shape),
-        patch_size=topology.patch_size,
+        patch_size=patch,
         batch_size=configured.batch_size,
         network=settings.network,
-        network_arguments=MappingProxyType(arguments),
-        dummy_2d=axes == 3 and max(topology.patch_size) / topology.patch_size[0] > settings.anisotropy_ratio,
+        network_arguments=MappingProxyType(more | dict(network.arguments)),
+        dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.anisotropy_ratio,
         batch_dice=batch_dice,
         normalization=schemes,
         use_mask_for_norm=mask_flags(schemes, inputs.fingerprint.median_relative_size, settings),
         common_slice_spacing=common_slice_spacing,
         previous_stage=previous_stage,
         next_stage=next_stage,
-        parameters=count_parameters(channels, heads, topology.strides, topology.kernel_sizes, settings),
-        memory_gb=estimate_gigabytes(configured.feature_count, configured.batch_size, axes, settings),
-        not_runnable=_not_runnable(inputs, configured, median_shape),
-        reasons=MappingProxyType(_reasons(inputs, configured, previous_stage) | dict(why)),
+        parameters=network.parameters,
+        memory_gb=network.memory_gb,
+        not_runnable=trouble,
+        reasons=MappingProxyType(reasons_of),
         trace=configured.steps,
+        affordable_batch=configured.affordable_batch,
+        batch_cap=configured.batch_cap,
+        measured_gb=network.measured_gb,
+        warning=network.warning,
     )
-
-
-def _network_arguments(inputs: Inputs, configured: Configured, previous_stage: str | None) -> dict[str, Any]:
-    topology, settings, description = configured.topology, inputs.settings, inputs.description
-    arguments: dict[str, Any] = {}
-    if previous_stage:
-        # The previous segmentation comes one-hot, a channel for each label without background.
-        arguments["input_channels"] = len(description.channel_names) + len(description.labels.foreground_labels)
-    arguments["strides"] = topology.strides
-    arguments["kernel_sizes"] = topology.kernel_sizes
-    arguments["features"] = configured.features
-    if settings.network == "residual_unet":
-        arguments["blocks_per_stage"] = settings.stage_blocks(topology.stages)
-    # What the network's group says already need not be repeated.
-    for name, usual in _USUAL_CONVS[settings.network].items():
-        if getattr(settings, name) != usual:
-            arguments[name] = getattr(settings, name)
-    return arguments
 
 
 def _reasons(inputs: Inputs, configured: Configured, previous_stage: str | None) -> dict[str, str]:
     topology, settings, channels = configured.topology, inputs.settings, inputs.description.channel_names
-    axes = inputs.frame.axes[-len(topology.patch_size) :]
-    return {
-        "transpose": reasons.of_transpose(inputs.frame.transpose, not settings.transpose),
+    axes, frame = inputs.frame.axes[-len(topology.patch_size) :], inputs.frame
+    usual = {
+        "transpose": reasons.of_transpose(frame.transpose, not settings.transpose),
         "median_shape": "voxels after resampling, median over cases",
         "normalization": reasons.of_normalization(channels, normalization_schemes(channels)),
         "use_mask_for_norm": reasons.of_mask(inputs.fingerprint.median_relative_size, settings),
@@ -158,21 +173,36 @@ def _reasons(inputs: Inputs, configured: Configured, previous_stage: str | None)
         "convs_per_stage_decoder": "convolutions of a decoder stage: the planner's",
         "input_channels": f"the image's, and one for each label that {previous_stage} segments",
         "dummy_2d": reasons.of_dummy_2d(topology.patch_size, axes, settings),
+    } | dict(configured.reasons)
+    if frame.repaired:
+        usual["median_shape"] += f"; repaired: {frame.repaired}"
+    return usual | (_stunet_reasons(usual, topology, settings) if settings.network == "stunet" else {})
+
+
+def _stunet_reasons(usual: Mapping[str, str], topology: Topology, settings: PlannerSettings) -> dict[str, str]:
+    poolings, planned = len(settings.stunet_features) - 1, topology.stages - 1
+    if planned > poolings:
+        fitted = f"of the {planned} poolings planned the first {poolings}, as STU-Net has"
+    elif planned < poolings:
+        fitted = f"the poolings planned, {planned}; STU-Net's stages after them, {poolings - planned}, do not pool"
+    else:
+        fitted = f"the {planned} poolings planned, as many as STU-Net's"
+    return {
+        "patch_size": f"the default network's: {usual['patch_size']}",
+        "batch_size": f"the default network's: {usual['batch_size']}",
+        "strides": fitted,
+        "features": "STU-Net's for its size",
+        "blocks_per_stage": "STU-Net's residual blocks of each stage, up and down",
     }
 
 
-def _not_runnable(inputs: Inputs, configured: Configured, median_shape: Sequence[float]) -> str | None:
-    axes = inputs.frame.axes[-len(median_shape) :]
-    empty = [name for name, size in zip(axes, median_shape, strict=True) if size == 0]
-    if empty:
-        return f"axis {' and '.join(empty)} of the median image rounds to 0 voxels at this spacing"
-    if configured.topology.stages > 1:
-        return None
-    edge = inputs.settings.min_bottleneck_edge
-    return (
-        f"the median image, {reasons.times(median_shape)}, is too small to be halved once "
-        f"(an axis needs {2 * edge} voxels, a lone one {3 * edge}), and a U-Net needs two resolutions"
-    )
+def _empty(median_shape: Sequence[float], axes: str) -> str | None:
+    empty = _empty_axes(median_shape, axes)
+    return f"axis {empty} of the median image rounds to 0 voxels at this spacing" if empty else None
+
+
+def _empty_axes(size: Sequence[float], axes: str) -> str:
+    return " and ".join(name for name, edge in zip(axes, size, strict=True) if edge == 0)
 
 
 def _reordered(values: Triple, order: tuple[int, int, int]) -> Triple:

@@ -4,16 +4,18 @@ A file that a person edited is never overwritten: its header holds a hash of wha
 longer agree, the new file goes beside it as NAME.new.yaml.
 """
 
+import difflib
 import hashlib
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from segplan import __version__
 from segplan.imaging import atomic_write
-from segplan.planning.plan import SCHEMA_VERSION, ConfigurationPlan, DatasetPlan
+from segplan.planning.plan import CONFIGURATIONS, SCHEMA_VERSION, ConfigurationPlan, DatasetPlan
+from segplan.planning.table import gigabytes
 from segplan.planning.yaml_text import Entry, flow, section, whole
 
 _MARK = "# content "
@@ -26,22 +28,68 @@ _PURPOSE = {
 }
 
 
-def emit(plan: DatasetPlan, folder: Path) -> list[Path]:
+@dataclass(frozen=True)
+class Kept:
+    """A file that a person edited, and that therefore stays as it is.
+
+    Args:
+        path: the file.
+        new: the file of the new plan beside it; None where the configuration is not planned any more.
+        difference: the lines that differ, `-` in the person's file and `+` in the new one.
+    """
+
+    path: Path
+    new: Path | None
+    difference: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Emission:
+    """What became of the files: those that hold the plan now, those left to their owner, those that are gone.
+
+    `edited` are those of `files` in which a person edited this very plan: their values are not the plan's.
+    """
+
+    files: tuple[Path, ...]
+    kept: tuple[Kept, ...]
+    removed: tuple[Path, ...]
+    edited: tuple[Path, ...] = ()
+
+
+def emit(plan: DatasetPlan, folder: Path) -> Emission:
     """Write `_dataset.yaml` and CONFIGURATION.yaml for each configuration.
+
+    A configuration that was asked for and does not exist for the dataset loses its file, unless a person edited it.
 
     Args:
         plan: what to write.
         folder: workspace/plan/DATASET[/NAME]; `plan.group` below workspace/plan.
 
-    Returns:
-        The files that hold this plan now; NAME.new.yaml where a person edited NAME.yaml.
-
     Raises:
         StorageError: the folder cannot be written.
     """
-    files = {"_dataset": dataset_yaml(plan)}
-    files |= {name: configuration_yaml(plan, configuration) for name, configuration in plan.configurations.items()}
-    return [_write(folder / f"{name}.yaml", text) for name, text in files.items()]
+    texts = {"_dataset": dataset_yaml(plan)}
+    texts |= {name: configuration_yaml(plan, configuration) for name, configuration in plan.configurations.items()}
+    files, kept, removed = [], [], []
+    for name, text in texts.items():
+        path = folder / f"{name}.yaml"
+        files.append(written := _write(path, text))
+        if written != path:
+            kept.append(Kept(path, written, _difference(path, text)))
+        elif _remove_unedited(_beside(path)):
+            removed.append(_beside(path))
+    for path in (folder / f"{name}.yaml" for name in plan.not_planned):
+        removed += [gone for gone in (path, _beside(path)) if _remove_unedited(gone)]
+        if path.exists():
+            kept.append(Kept(path, None))
+    edited = tuple(path for path in files if is_edited(_text(path)))
+    return Emission(tuple(files), tuple(kept), tuple(removed), edited)
+
+
+def emitted_configurations(folder: Path) -> list[str]:
+    """The configurations in `folder` that `emit` wrote, edited since or not."""
+    paths = {name: folder / f"{name}.yaml" for name in CONFIGURATIONS}
+    return [name for name, path in paths.items() if path.is_file() and _mark_of(_text(path)) is not None]
 
 
 def is_edited(text: str) -> bool:
@@ -55,6 +103,7 @@ def dataset_yaml(plan: DatasetPlan) -> str:
     entries = [
         Entry("schema_version", SCHEMA_VERSION, "version of this file's structure"),
         Entry("planner", plan.planner),
+        Entry("planner_settings", plan.planner_settings, "where they differ from those of the planner's preset"),
         Entry("segplan_version", __version__),
         Entry("fingerprint", plan.fingerprint_hash, f"hash of the measurements of {plan.num_cases} cases"),
         Entry("dataset", plan.dataset),
@@ -105,6 +154,7 @@ def _plan_entries(plan: DatasetPlan, configuration: ConfigurationPlan) -> list[E
     reasons = configuration.reasons
     entries = [
         Entry("configuration", configuration.name),
+        Entry("planned_from", plan.fingerprint_hash, "the fingerprint; training refuses another than _dataset.yaml's"),
         Entry("spacing", list(configuration.spacing), reasons["spacing"]),
         Entry("transpose", list(plan.transpose), reasons["transpose"]),
         Entry("median_shape", whole(configuration.median_shape), reasons["median_shape"]),
@@ -114,7 +164,9 @@ def _plan_entries(plan: DatasetPlan, configuration: ConfigurationPlan) -> list[E
         why = "across slices, if all cases and 3d_fullres have the same: then 2d and 3d share their data"
         entries.append(Entry("common_slice_spacing", configuration.common_slice_spacing, why))
     if configuration.previous_stage:
-        entries.append(Entry("previous_stage", configuration.previous_stage, "its segmentation is an input"))
+        why = "its segmentations are inputs: of each case by the fold that did not train on it, a channel a label"
+        entries.append(Entry("previous_stage", configuration.previous_stage, why))
+        entries.append(Entry("previous_stage_run", "default", "the run of that configuration whose folds are taken"))
     if configuration.next_stage:
         entries.append(Entry("next_stage", configuration.next_stage, "takes this one's segmentation as an input"))
     entries.append(Entry("runnable", configuration.runnable))
@@ -136,12 +188,21 @@ def _header(plan: DatasetPlan, configuration: ConfigurationPlan) -> list[str]:
     return [
         *lines,
         f"# {len(configuration.strides)} stages, {configuration.parameters / 1e6:.1f} M parameters, "
-        f"about {configuration.memory_gb:.1f} GB in training (estimated)",
+        f"{_memory(configuration)}",
+        *([f"# Note: {configuration.name} {configuration.warning}."] if configuration.warning else []),
         "#",
         f"#   python train.py {option} fold=0",
         f"#   python train.py -m {option} fold=0,1,2,3,4",
         f"#   python train.py {option} fold=0 data.batch_size={batch} trainer.max_epochs=250",
+        f"#   segplan explain {option}          # how each value came about",
     ]
+
+
+def _memory(configuration: ConfigurationPlan) -> str:
+    estimate = f"about {gigabytes(configuration.memory_gb)}"
+    if configuration.measured_gb is None:
+        return f"{estimate} in training (estimated)"
+    return f"{gigabytes(configuration.measured_gb)} in training (measured where it was planned; estimated {estimate})"
 
 
 def _origin(plan: DatasetPlan) -> str:
@@ -164,14 +225,13 @@ def _hash(text: str) -> str:
 
 def _write(path: Path, text: str) -> Path:
     if path.exists():
-        # A byte that is not UTF-8 is an edit like any other.
-        present = path.read_text(encoding="utf-8", errors="replace")
+        present = _text(path)
         if present == text:
             return path
         if is_edited(present):
             if _mark_of(present) == _mark_of(text):
                 return path  # the edits were made on this very plan
-            path = path.with_name(f"{path.stem}.new.yaml")
+            return _write(_beside(path), text)
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
@@ -180,3 +240,29 @@ def _write(path: Path, text: str) -> Path:
 def _mark_of(text: str) -> str | None:
     mark = _MARK_LINE.search(text)
     return mark.group(1) if mark else None
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")  # a byte that is not UTF-8 is an edit like any other
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.new.yaml")
+
+
+def _remove_unedited(path: Path) -> bool:
+    if not path.exists() or is_edited(_text(path)):
+        return False
+    path.unlink()
+    return True
+
+
+def _difference(path: Path, text: str) -> tuple[str, ...]:
+    """The lines whose values differ; the header and the comments beside values do not count."""
+    mine, new = ([line for line in whole.splitlines() if not line.startswith("#")] for whole in (_text(path), text))
+    before, after = ([line.partition("  # ")[0].rstrip() for line in lines] for lines in (mine, new))
+    found: list[str] = []
+    for kind, first, last, start, end in difflib.SequenceMatcher(None, before, after, False).get_opcodes():
+        if kind != "equal":
+            found += [f"-{line}" for line in mine[first:last]] + [f"+{line}" for line in new[start:end]]
+    return tuple(found)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 from segplan.errors import DatasetError
 from segplan.imaging import Box
 from segplan.planning.histogram import Histogram, WeightedHistogram, histogram
+
+PICTURE_SPACING = (999.0, 1.0, 1.0)
+"""What reading a picture gives: it has no physical size."""
 
 _PIECE = 1 << 20
 
@@ -55,6 +58,8 @@ class CaseFingerprint:
     relative_size: float
     channels: tuple[ChannelRecord, ...]
     identifier: str = ""
+    labels: tuple[int, ...] = ()
+    """Foreground values of the label map that occur in the case."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ class Fingerprint:
     """What planning needs to know of a dataset.
 
     Spacings (mm) and shapes are in the files' (z, y, x) order, case by case. `intensities` has an entry for each
-    channel; it is empty if it was read from a file that has none.
+    channel; it is empty if it was read from a file that has none. `case_ids` and `case_labels` (the foreground values
+    of each label map) are empty if the file is another program's; plans do not depend on them, splits may.
     """
 
     spacings: tuple[tuple[float, float, float], ...]
@@ -71,6 +77,7 @@ class Fingerprint:
     median_relative_size: float
     source_hash: str | None = None
     case_ids: tuple[str, ...] = ()
+    case_labels: tuple[tuple[int, ...], ...] = ()
 
     def to_nnunet(self) -> dict[str, Any]:
         """The content under the keys of nnU-Net's dataset_fingerprint.json."""
@@ -95,6 +102,8 @@ def fingerprint_case(
     foreground: NDArray[np.bool_],
     box: Box,
     identifier: str = "",
+    *,
+    labels: Sequence[int] = (),
 ) -> CaseFingerprint:
     """Measure one case.
 
@@ -104,6 +113,7 @@ def fingerprint_case(
         foreground: (Z, Y, X), true where the label map has a label other than background and ignore.
         box: half-open bounds of the non-zero region (`segplan.imaging.nonzero_box`); voxels outside do not count.
         identifier: the case's name, kept for the record.
+        labels: foreground values that occur in the label map, kept for the record.
     """
     z, y, x = (slice(low, high) for low, high in box)
     mask = foreground[z, y, x]
@@ -115,6 +125,7 @@ def fingerprint_case(
         relative_size=math.prod(shape) / math.prod(foreground.shape),
         channels=channels,
         identifier=identifier,
+        labels=tuple(labels),
     )
 
 
@@ -135,17 +146,21 @@ def combine(cases: Iterable[CaseFingerprint], source_hash: str | None = None) ->
 
 
 class FingerprintAccumulator:
-    """Merges case records one by one in memory that does not grow with their number (but for a few numbers each)."""
+    """Merges case records one by one in memory that does not grow with their number (but for a few numbers each).
+
+    Records may come in any order, as workers finish them: the result is the same to the last bit.
+    """
 
     def __init__(self) -> None:
-        self._spacings: list[tuple[float, float, float]] = []
-        self._shapes: list[tuple[int, int, int]] = []
-        self._relative_sizes: list[float] = []
-        self._identifiers: list[str] = []
+        self._cases: list[tuple[int, CaseFingerprint]] = []  # without their histograms
         self._channels: list[_ChannelMixture] = []
 
-    def add(self, case: CaseFingerprint) -> None:
+    def add(self, case: CaseFingerprint, position: int | None = None) -> None:
         """Add one case.
+
+        Args:
+            case: its record.
+            position: where it belongs among all cases; after those added so far if None.
 
         Raises:
             DatasetError: its number of channels is not that of the cases before.
@@ -156,14 +171,12 @@ class FingerprintAccumulator:
                 case.identifier or None,
                 "Give every case the same channels.",
             )
-        self._spacings.append(case.spacing)
-        self._shapes.append(case.shape_after_crop)
-        self._relative_sizes.append(case.relative_size)
-        self._identifiers.append(case.identifier)
+        place = len(self._cases) if position is None else position
+        self._cases.append((place, replace(case, channels=())))
         if case.channels and not self._channels:
             self._channels = [_ChannelMixture() for _ in case.channels]
         for mixture, record in zip(self._channels, case.channels, strict=False):
-            mixture.add(record)
+            mixture.add(record, place)
 
     def result(self, source_hash: str | None = None) -> Fingerprint:
         """The fingerprint of the cases added so far.
@@ -171,50 +184,46 @@ class FingerprintAccumulator:
         Raises:
             DatasetError: there is no case, or none has foreground.
         """
-        if not self._spacings:
+        cases = [case for _, case in sorted(self._cases, key=lambda pair: pair[0])]
+        if not cases:
             raise DatasetError("has no training case", remedy="Put images in imagesTr and label maps in labelsTr.")
         if not self._channels:
             raise DatasetError(
-                f"none of the {len(self._spacings)} label maps has foreground",
+                f"none of the {len(cases)} label maps has foreground",
                 remedy="Check that labelsTr holds the labels that dataset.json names.",
             )
-        named = any(self._identifiers)
+        named = any(case.identifier for case in cases)
         return Fingerprint(
-            spacings=tuple(self._spacings),
-            shapes_after_crop=tuple(self._shapes),
+            spacings=tuple(case.spacing for case in cases),
+            shapes_after_crop=tuple(case.shape_after_crop for case in cases),
             intensities=tuple(mixture.result() for mixture in self._channels),
-            median_relative_size=float(np.median(self._relative_sizes)),
+            median_relative_size=float(np.median([case.relative_size for case in cases])),
             source_hash=source_hash,
-            case_ids=tuple(self._identifiers) if named else (),
+            case_ids=tuple(case.identifier for case in cases) if named else (),
+            case_labels=tuple(case.labels for case in cases) if named and any(case.labels for case in cases) else (),
         )
 
 
 class _ChannelMixture:
-    """Statistics of the equal-weight mixture of cases in one channel; moments updated as in Welford (1962)."""
+    """Statistics of the equal-weight mixture of cases in one channel."""
 
     def __init__(self) -> None:
-        self._cases = 0
-        self._mean = 0.0
-        self._between = 0.0  # sum of squared deviations of the cases' means
-        self._within = 0.0  # sum of the cases' variances
+        self._moments: list[tuple[int, float, float]] = []  # position, mean and variance of each case
         self._min, self._max = math.inf, -math.inf
         self._histogram = WeightedHistogram()
 
-    def add(self, record: ChannelRecord) -> None:
-        self._cases += 1
-        delta = record.mean - self._mean
-        self._mean += delta / self._cases
-        self._between += delta * (record.mean - self._mean)
-        self._within += record.variance
+    def add(self, record: ChannelRecord, position: int) -> None:
+        self._moments.append((position, record.mean, record.variance))
         self._min, self._max = min(self._min, record.min), max(self._max, record.max)
         self._histogram.add(record.histogram)
 
     def result(self) -> ChannelIntensities:
+        _, means, variances = np.array(sorted(self._moments), np.float64).T
         low, median, high = self._histogram.percentiles((0.5, 50, 99.5), self._min, self._max)
         return ChannelIntensities(
-            mean=self._mean,
+            mean=float(means.mean()),
             median=median,
-            std=math.sqrt((self._within + self._between) / self._cases),
+            std=math.sqrt(variances.mean() + means.var()),
             min=self._min,
             max=self._max,
             percentile_00_5=low,

@@ -16,7 +16,12 @@ _REMEDY = "Give a dataset_fingerprint.json as segplan or nnU-Net writes it."
 
 def write_fingerprint(path: Path, fingerprint: Fingerprint) -> None:
     """Write `fingerprint` as JSON that nnU-Net reads too; the file is either complete or not there."""
-    own = {"version": __version__, "source_hash": fingerprint.source_hash, "case_ids": list(fingerprint.case_ids)}
+    own = {
+        "version": __version__,
+        "source_hash": fingerprint.source_hash,
+        "case_ids": list(fingerprint.case_ids),
+        "case_labels": [list(labels) for labels in fingerprint.case_labels],
+    }
     with atomic_write(path) as temporary:
         content = fingerprint.to_nnunet() | {"segplan": own}
         temporary.write_text(json.dumps(content, indent=4, sort_keys=True, ensure_ascii=False), encoding="utf-8")
@@ -72,6 +77,7 @@ def _parse(data: Mapping[str, Any]) -> Fingerprint:
         median_relative_size=float(data["median_relative_size_after_cropping"]),
         source_hash=own.get("source_hash"),
         case_ids=tuple(str(case) for case in own.get("case_ids", ())),
+        case_labels=tuple(tuple(int(label) for label in labels) for labels in own.get("case_labels", ())),
     )
 
 

@@ -15,6 +15,7 @@ _SIGN = np.uint32(1 << 31)
 _FRACTION = np.uint32((1 << 10) - 1)
 _CHUNK = 1 << 22  # values whose keys are held at a time
 _PENDING_LIMIT = 1 << 20  # sparse entries that wait before they are merged
+_UNITS = 2.0**36  # of weight in each case
 _TIE = 1e-10  # cumulated weights that differ by less are equal
 
 
@@ -44,7 +45,8 @@ def histogram(values: NDArray[np.float32]) -> Histogram:
 class WeightedHistogram:
     """The equal-weight mixture of cases: each added histogram weighs 1 in all, whatever its number of voxels.
 
-    Memory is bounded by the number of different keys (at most 2^22), however many histograms are added.
+    Memory is bounded by the number of different keys (at most 2^22), however many histograms are added. Weights are
+    whole multiples of 2^-36, whose sums are exact up to 131072 cases: the order of adding does not matter.
     """
 
     def __init__(self) -> None:
@@ -56,7 +58,10 @@ class WeightedHistogram:
 
     def add(self, case: Histogram) -> None:
         """Add the histogram of one case, which must not be empty."""
-        self._pending.append((case.keys, case.counts / case.counts.sum(dtype=np.float64)))
+        cumulative = np.cumsum(case.counts, dtype=np.float64)
+        # Rounded as sums, so that the error of a percentile stays below one unit however many keys there are.
+        weights = np.diff(np.rint(cumulative * (_UNITS / cumulative[-1])), prepend=0.0)
+        self._pending.append((case.keys, weights))
         self._pending_size += len(case.keys)
         self._exact = self._exact and case.exact
         if self._pending_size > _PENDING_LIMIT:

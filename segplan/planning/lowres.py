@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from segplan.planning.configure import Configured, configure
+from segplan.planning.configure import configure
+from segplan.planning.configured import Configured, Probe, Resolution
+from segplan.planning.decathlon2018 import double
 from segplan.planning.reasons import percent
 from segplan.planning.settings import PlannerSettings
 from segplan.planning.spacing import Triple, coarsen
@@ -30,6 +32,7 @@ def search_lowres(
     num_training: int,
     label_count: int,
     settings: PlannerSettings,
+    probe: Probe | None = None,
 ) -> Lowres | str:
     """Coarsen the spacing step by step until a patch covers enough of the median image.
 
@@ -40,6 +43,7 @@ def search_lowres(
         num_training: number of training cases, for the cap on the batch.
         label_count: channels of the head counted in the memory estimate.
         settings: the planner's constants.
+        probe: as in `configure`.
 
     Returns:
         The configuration, or the reason why there is none.
@@ -49,13 +53,14 @@ def search_lowres(
     coverage = patch_voxels / full_voxels if full_voxels else 1.0
     if coverage >= settings.lowres_patch_fraction:
         return f"not needed: the 3d patch covers {percent(min(coverage, 1))} of the median image"
+    coarser = double if settings.rules == "decathlon2018" else coarsen
     low, size, configured, steps = spacing, tuple(round(edge) for edge in median_shape), fullres, 0
     while patch_voxels / voxels < settings.lowres_patch_fraction:
-        low = coarsen(low, settings)
+        low = coarser(low, settings)
         exact = [old / new * edge for old, new, edge in zip(spacing, low, median_shape, strict=True)]
         voxels = math.prod(exact)
-        size = tuple(round(edge) for edge in exact)
-        configured = configure(low, size, voxels * num_training, label_count, settings)
+        size = tuple(_whole(edge, settings) for edge in exact)
+        configured = configure(Resolution(low, size, voxels * num_training, label_count), settings, probe)
         patch_voxels = math.prod(configured.topology.patch_size)
         steps += 1
     if full_voxels / voxels < settings.lowres_min_reduction:
@@ -64,3 +69,7 @@ def search_lowres(
             f"already with {percent(voxels / full_voxels)} of its voxels"
         )
     return Lowres(low, size, configured, steps, coverage)
+
+
+def _whole(edge: float, settings: PlannerSettings) -> int:
+    return max(round(edge), 1) if settings.repair else round(edge)

@@ -1,10 +1,10 @@
 """What planning decides: one `ConfigurationPlan` per configuration, and what they share in a `DatasetPlan`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from segplan.planning.configure import PatchStep
+from segplan.planning.configured import PatchStep
 from segplan.planning.fingerprint import ChannelIntensities
 
 SCHEMA_VERSION = 1
@@ -38,12 +38,21 @@ class ConfigurationPlan:
     next_stage: str | None
     parameters: int
     memory_gb: float
+    """Memory of a training, estimated in closed form."""
     not_runnable: str | None
     """Why no network can be trained with this plan; None if one can."""
     reasons: Mapping[str, str]
     """Name of a value to the sentence that says from what and by which rule it came."""
     trace: tuple[PatchStep, ...]
     """Candidate patches with their needs, the chosen one last."""
+    affordable_batch: int | None = None
+    """Batch size that the memory budget holds; None where the planner has no such rule."""
+    batch_cap: int | None = None
+    """Batch size that covers the allowed share of the dataset; None where the planner has no such rule."""
+    measured_gb: float | None = None
+    """Memory that a training step was measured to take; None where it was not."""
+    warning: str | None = None
+    """What to heed before training; None if nothing."""
 
     @property
     def runnable(self) -> bool:
@@ -58,7 +67,8 @@ class ConfigurationPlan:
     @property
     def kernel_sizes(self) -> tuple[tuple[int, ...], ...]:
         """Kernel sizes of each stage, per axis."""
-        return tuple(self.network_arguments["kernel_sizes"])
+        always = (3,) * len(self.patch_size)  # STU-Net does not take them as an argument
+        return tuple(self.network_arguments.get("kernel_sizes", (always,) * len(self.strides)))
 
     @property
     def features(self) -> tuple[int, ...]:
@@ -92,6 +102,8 @@ class DatasetPlan:
     configurations: Mapping[str, ConfigurationPlan]
     not_planned: Mapping[str, str]
     """Requested configurations that do not exist for this dataset, and why."""
+    planner_settings: Mapping[str, Any] = field(default_factory=dict)
+    """The planner's settings that differ from those of its preset."""
 
     @property
     def group(self) -> str:

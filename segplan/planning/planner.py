@@ -4,16 +4,20 @@ The rules and their constants are nnU-Net 2.8.1's; a plan takes milliseconds, be
 """
 
 from collections.abc import Sequence
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from segplan.errors import ConfigError, DatasetError
+from segplan.planning.adopt import adopt
 from segplan.planning.assemble import Frame, Inputs, assemble
-from segplan.planning.configure import Configured, configure
-from segplan.planning.fingerprint import Fingerprint
+from segplan.planning.configure import configure
+from segplan.planning.configured import Configured, Measure, Probe, Resolution
+from segplan.planning.fingerprint import PICTURE_SPACING, Fingerprint
 from segplan.planning.lowres import Lowres, search_lowres
 from segplan.planning.plan import CONFIGURATIONS, ConfigurationPlan, DatasetPlan
 from segplan.planning.reasons import percent
+from segplan.planning.recorded import changed_settings
 from segplan.planning.settings import PlannerSettings
 
 if TYPE_CHECKING:
@@ -28,6 +32,7 @@ def plan_dataset(
     *,
     dataset: str | None = None,
     plan_name: str | None = None,
+    measure: Measure | None = None,
 ) -> DatasetPlan:
     """Derive the plan of a dataset.
 
@@ -38,21 +43,24 @@ def plan_dataset(
         configurations: which to plan; those that do not exist for this dataset end up in `not_planned`.
         dataset: name under which the plan is kept; the description's if None.
         plan_name: sub-folder of the plan; if None the planner's name, and none for the default planner.
+        measure: runs a training step, for `planner.memory=measured`; it is asked once for each step.
 
     Raises:
         ConfigError: an unknown configuration, a name that cannot be addressed, none of the configurations exists, or
-            the memory budget holds no patch at all.
+            the memory budget holds no patch at all, or memory is to be measured and `measure` is None.
+        ModelError: `planner.adopt` names no model that can be adopted.
         DatasetError: fingerprint and description differ in their number of channels.
     """
     dataset = dataset or description.name
     plan_name = plan_name or (None if settings.name == "default" else settings.name)
     _check(fingerprint, description, configurations, [dataset] if plan_name is None else [dataset, plan_name])
-    inputs = Inputs(fingerprint, description, settings, Frame.of(fingerprint, settings))
+    frame = Frame.of(fingerprint, settings)
+    inputs = Inputs(fingerprint, description, settings, frame, _measure(settings, measure))
     planned, not_planned = _plan_configurations(inputs, configurations)
     if not planned:
         raise ConfigError("; ".join(f"{name} {why}" for name, why in not_planned.items()), dataset)
     labels = description.labels
-    return DatasetPlan(
+    plan = DatasetPlan(
         dataset=dataset,
         planner=settings.name,
         plan_name=plan_name,
@@ -70,21 +78,25 @@ def plan_dataset(
         transpose=inputs.frame.transpose,
         configurations=MappingProxyType(planned),
         not_planned=MappingProxyType(not_planned),
+        planner_settings=MappingProxyType(changed_settings(settings)),
     )
+    return plan if settings.adopt is None else adopt(plan, settings)
 
 
 def _plan_configurations(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, ConfigurationPlan], dict[str, str]]:
     """The plans of `names` in the usual order, and why others do not exist."""
     planned: dict[str, ConfigurationPlan] = {}
     missing: dict[str, str] = {}
-    if "2d" in names:
+    if "2d" in names and inputs.settings.network == "stunet":
+        missing["2d"] = "does not exist: STU-Net is for volumes"
+    elif "2d" in names:
         planned["2d"] = _plan_2d(inputs)
     volumes = [name for name in CONFIGURATIONS if name in names and name != "2d"]
     if not volumes:
         return planned, missing
-    if _is_flat(inputs):
+    if inputs.frame.flat:
         why = f"does not exist: the median image is one slice thick along {inputs.frame.axes[0]}"
-        return planned, dict.fromkeys(volumes, why)
+        return planned, missing | dict.fromkeys(volumes, why)
     fullres = _configure(inputs, inputs.frame.spacing, inputs.frame.median_shape)
     lowres = search_lowres(
         fullres,
@@ -93,6 +105,7 @@ def _plan_configurations(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str
         num_training=inputs.description.num_training,
         label_count=inputs.label_count,
         settings=inputs.settings,
+        probe=_probe(inputs),
     )
     for name in volumes:
         if name != "3d_fullres" and isinstance(lowres, str):
@@ -115,9 +128,9 @@ def _plan_2d(inputs: Inputs) -> ConfigurationPlan:
         spacing=(None, y, x),
         median_shape=frame.median_shape[1:],
         batch_dice=True,
-        common_slice_spacing=across if own == {across} and not _is_flat(inputs) else None,
+        common_slice_spacing=across if own == {across} and not frame.flat else None,
         why={
-            "spacing": f"{_unit(frame)}: {frame.reason}; each case keeps its own across slices",
+            "spacing": _why_2d_spacing(inputs),
             "batch_dice": "one slice may show few labels, so the Dice is taken over the batch",
         },
     )
@@ -162,11 +175,33 @@ def _plan_lowres(inputs: Inputs, lowres: Lowres) -> ConfigurationPlan:
 
 
 def _configure(inputs: Inputs, spacing: Sequence[float], median_shape: Sequence[float]) -> Configured:
-    return configure(spacing, median_shape, inputs.dataset_voxels, inputs.label_count, inputs.settings)
+    resolution = Resolution(spacing, median_shape, inputs.dataset_voxels, inputs.label_count)
+    return configure(resolution, inputs.settings, _probe(inputs))
 
 
-def _is_flat(inputs: Inputs) -> bool:
-    return inputs.frame.median_shape[0] == 1
+def _measure(settings: PlannerSettings, measure: Measure | None) -> Measure | None:
+    if settings.memory == "estimated":
+        return None
+    if measure is None:
+        raise ConfigError(
+            "there is nothing to measure with here", "planner.memory=measured", "Plan with plan.py or segplan plan."
+        )
+    return cache(measure)
+
+
+def _probe(inputs: Inputs) -> Probe | None:
+    # STU-Net replaces the network after patch and batch are planned: its memory never decides them.
+    return inputs.probe if inputs.measure and inputs.settings.network != "stunet" else None
+
+
+def _why_2d_spacing(inputs: Inputs) -> str:
+    frame, spacings = inputs.frame, set(inputs.fingerprint.spacings)
+    if not frame.flat:
+        return f"{_unit(frame)}: {frame.reason}; each case keeps its own across slices"
+    if spacings == {PICTURE_SPACING}:
+        return "pixels: pictures have no physical size"
+    # What was decided about the axis across slices is of no use where there is one slice.
+    return f"{_unit(frame)}: {frame.reason.partition(';')[0]}"
 
 
 def _unit(frame: Frame) -> str:

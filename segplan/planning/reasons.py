@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from segplan.planning.configure import Configured
+from segplan.planning.configured import Configured
 from segplan.planning.normalization import MEANING
 from segplan.planning.settings import PlannerSettings
 from segplan.planning.topology import Topology

@@ -1,15 +1,17 @@
 """Every constant of the planning rules, with nnU-Net 2.8.1's value as the default, and the presets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from segplan.errors import ConfigError
 
-Network = Literal["plain_unet", "residual_unet"]
+Network = Literal["plain_unet", "residual_unet", "stunet"]
+Rules = Literal["memory_budget", "decathlon2018"]
 ShrinkFor = Literal["minimum_batch", "reference_batch"]
+Memory = Literal["estimated", "measured"]
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,15 @@ class PlannerSettings:
     name: str = "default"
     """The planner's name; plans of every planner but `default` stand in a folder of that name."""
     network: Network = "plain_unet"
-    """Option of the configuration group `network` that the plan is for."""
+    """Option of the configuration group `network` that the plan is for; stunet replaces the planned plain U-Net."""
+    rules: Rules = "memory_budget"
+    """How patch and batch are found: memory_budget shortens the patch until it fits, decathlon2018 goes by voxels."""
     gpu_memory_gb: float = 8.0
-    """Memory that a training may take; the budget of feature-map elements grows in proportion."""
+    """Memory that a training may take, in GB; auto: the graphics card's. The budget of features grows in proportion."""
+    memory: Memory = "estimated"
+    """estimated: in closed form, as nnU-Net plans; measured: training steps that are run here size patch and batch."""
+    repair: bool = False
+    """Mend plans that cannot run (too small to be halved, an axis without voxels); false marks them, as nnU-Net's."""
     reference_memory_gb: float = 8.0
     """Memory at which the reference numbers of features were measured."""
     reference_features_2d: float = 85e6
@@ -45,7 +53,9 @@ class PlannerSettings:
     initial_patch_edge_2d: int = 2048
     """The 2D patch starts with this many pixels squared, in the aspect of the spacing."""
     initial_patch_edge_3d: int = 256
-    """The 3D patch starts with this many voxels cubed, in the aspect of the spacing."""
+    """The 3D patch starts with this many voxels cubed, in the aspect of the spacing (decathlon2018: the median's)."""
+    batch_pixels_2d: int = 256 * 256 * 42
+    """Pixels of a 2D batch (rules decathlon2018 only)."""
     base_features: int = 32
     """Features of the first stage; they double each stage."""
     max_features_2d: int = 512
@@ -58,8 +68,16 @@ class PlannerSettings:
     """Convolutions of a decoder stage."""
     blocks_per_stage: tuple[int, ...] = (1, 3, 4, 6)
     """Residual blocks of the encoder stages; the last number holds for all further stages (residual U-Net)."""
+    stunet_features: tuple[int, ...] = (32, 64, 128, 256, 512, 512)
+    """Features of each stage (STU-Net); one pooling fewer than stages."""
+    stunet_blocks_per_stage: tuple[int, ...] = (1, 1, 1, 1, 1, 1)
+    """Residual blocks of each stage, up and down (STU-Net)."""
     min_bottleneck_edge: int = 4
     """An axis is halved only while this many voxels are left."""
+    max_poolings_2d: int | None = None
+    """Most poolings of an axis in 2D; null: as many as the patch allows."""
+    max_poolings_3d: int | None = None
+    """Most poolings of an axis in 3D; null: as many as the patch allows."""
     pooling_spacing_ratio: float = 2.0
     """An axis takes part in pooling and in 3-wide kernels only if its spacing is less than this times the finest."""
     anisotropy_ratio: float = 3.0
@@ -82,6 +100,8 @@ class PlannerSettings:
     """Bring the coarsest axis to the front."""
     count_heads: bool = False
     """Count the network's heads in the memory estimate; false counts label keys, as nnU-Net does."""
+    adopt: str | None = None
+    """A model folder whose patch, spacing, normalization and network are taken over, to fine-tune its weights."""
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -92,16 +112,23 @@ class PlannerSettings:
         for name in ("lowres_spacing_step", "anisotropy_ratio", "pooling_spacing_ratio", "lowres_isotropy_ratio"):
             if getattr(self, name) <= 1:
                 raise _invalid(name, getattr(self, name), "Give a number above 1.")
-        if self.network not in ("plain_unet", "residual_unet"):
-            raise _invalid("network", self.network, "There are: plain_unet, residual_unet.")
-        if self.shrink_patch_for not in ("minimum_batch", "reference_batch"):
-            raise _invalid("shrink_patch_for", self.shrink_patch_for, "There are: minimum_batch, reference_batch.")
-        blocks = self.blocks_per_stage
-        if not blocks or not all(isinstance(count, int) and count > 0 for count in blocks):
-            raise _invalid("blocks_per_stage", blocks, "Give positive numbers of blocks.")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise _invalid(name, getattr(self, name), f"There are: {', '.join(choices)}.")
+        for name in ("blocks_per_stage", "stunet_features", "stunet_blocks_per_stage"):
+            counts = getattr(self, name)
+            if not counts or not all(_is_count(count) for count in counts):
+                raise _invalid(name, _shown(counts), "Give a list of whole numbers of at least 1.")
+        self._check_stunet()
         spacing = self.target_spacing
         if spacing is not None and (len(spacing) != 3 or not all(_is_positive(value) for value in spacing)):
-            raise _invalid("target_spacing", spacing, "Give three positive numbers (z, y, x) in mm.")
+            raise _invalid("target_spacing", _shown(spacing), "Give three positive numbers (z, y, x) in mm.")
+
+    def _check_stunet(self) -> None:
+        stages, blocks = len(self.stunet_features), len(self.stunet_blocks_per_stage)
+        if stages < 2 or stages != blocks:
+            what = f"{stages} stages of features with {blocks} of blocks"
+            raise _invalid("stunet_features", what, "Give both one number for each of at least two stages.")
 
     def budget(self, axes: int) -> float:
         """Feature-map elements that fit into `gpu_memory_gb` at the reference batch size, in 2 or 3 `axes`."""
@@ -116,6 +143,11 @@ class PlannerSettings:
         """Voxels of the patch that planning starts from."""
         return self.initial_patch_edge_2d**2 if axes == 2 else self.initial_patch_edge_3d**3
 
+    def max_poolings(self, axes: int) -> float:
+        """Most poolings of an axis; infinity where there is no limit."""
+        limit = self.max_poolings_2d if axes == 2 else self.max_poolings_3d
+        return math.inf if limit is None else limit
+
     def stage_features(self, stages: int, axes: int) -> tuple[int, ...]:
         """Features of each of `stages` stages."""
         most = self.max_features_2d if axes == 2 else self.max_features_3d
@@ -126,21 +158,43 @@ class PlannerSettings:
         return tuple(self.blocks_per_stage[min(stage, len(self.blocks_per_stage) - 1)] for stage in range(stages))
 
 
+_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"network": get_args(Network), "rules": get_args(Rules), "shrink_patch_for": get_args(ShrinkFor)}
+    | {"memory": get_args(Memory)}
+)
+
+
 def _check_type(name: str, default: object, value: object) -> None:
     if isinstance(default, bool):
         if not isinstance(value, bool):
             raise _invalid(name, value, "Give true or false.")
     elif isinstance(default, int):
-        if not (isinstance(value, int) and _is_positive(value)):
+        if not _is_count(value):
             raise _invalid(name, value, "Give a whole number of at least 1.")
-    elif isinstance(default, float) and not _is_positive(value):
-        raise _invalid(name, value, "Give a positive number.")
-    elif isinstance(value, str) is not isinstance(default, str) or isinstance(value, dict):
-        raise _invalid(name, value, f"The default is {default}.")
+    elif isinstance(default, float):
+        if not _is_positive(value):
+            raise _invalid(name, value, "Give a positive number.")
+    elif isinstance(default, str):
+        if not isinstance(value, str):
+            raise _invalid(name, value, f"Give a text; the default is {default}.")
+    elif isinstance(default, tuple) and not isinstance(value, tuple):
+        raise _invalid(name, value, f"Give a list; the default is {_shown(default)}.")
+    elif name.startswith("max_poolings") and value is not None and not _is_count(value):
+        raise _invalid(name, value, "Give a whole number of at least 1, or null.")
+    elif name == "target_spacing" and not isinstance(value, tuple | None):
+        raise _invalid(name, value, "Give three positive numbers (z, y, x) in mm, or null.")
 
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _shown(values: Iterable[object]) -> str:
+    return f"[{', '.join(map(str, values))}]"
 
 
 def _invalid(name: str, value: object, remedy: str) -> ConfigError:
@@ -166,12 +220,42 @@ def _residual(name: str, gb: float, features_2d: float, features_3d: float) -> P
     )
 
 
+def _stunet(size: str, base: int, blocks: int) -> PlannerSettings:
+    features = tuple(base * factor for factor in (1, 2, 4, 8, 16, 16))
+    return replace(
+        PlannerSettings(),
+        name=f"stunet_{size}",
+        network="stunet",
+        stunet_features=features,
+        stunet_blocks_per_stage=(blocks,) * len(features),
+    )
+
+
+_DECATHLON = PlannerSettings(
+    name="decathlon2018",
+    rules="decathlon2018",
+    initial_patch_edge_3d=128,
+    base_features=30,
+    max_features_2d=480,
+    max_poolings_2d=6,
+    max_poolings_3d=5,
+    anisotropic_percentile=50.0,
+    lowres_spacing_step=2.0,
+)
+
 PRESETS: Mapping[str, PlannerSettings] = MappingProxyType(
     {
         "default": PlannerSettings(),
         "resenc_m": _residual("resenc_m", 8.0, 135e6, 680e6),
         "resenc_l": _residual("resenc_l", 24.0, 380e6, 2100e6),
         "resenc_xl": _residual("resenc_xl", 40.0, 560e6, 3600e6),
+        "stunet_s": _stunet("s", 16, 1),
+        "stunet_b": _stunet("b", 32, 1),
+        "stunet_l": _stunet("l", 64, 2),
+        "stunet_h": _stunet("h", 96, 3),
+        "decathlon2018": _DECATHLON,
     }
 )
-"""nnU-Net's default planner and its residual-encoder presets M, L and XL (Isensee et al., MICCAI 2024)."""
+"""nnU-Net's default planner, its residual-encoder presets M, L and XL (Isensee et al., MICCAI 2024), STU-Net's four
+sizes (Huang et al., 2023), and the rules of the Medical Segmentation Decathlon 2018 (Isensee et al., arXiv 1809.10486).
+"""

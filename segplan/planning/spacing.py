@@ -30,7 +30,7 @@ def target_spacing(
     slices of 5 and of 10 mm). It never goes below the coarser of the other two axes.
     """
     if settings.target_spacing is not None:
-        return TargetSpacing(settings.target_spacing, "as planner.target_spacing asks")
+        return TargetSpacing(_triple(settings.target_spacing), "as planner.target_spacing asks")
     target = [float(value) for value in np.percentile(np.asarray(spacings, dtype=np.float64), 50, axis=0)]
     size = np.median(np.asarray(shapes, dtype=np.float64), axis=0)
     worst = int(np.argmax(target))

@@ -3,6 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
+from segplan.planning.fingerprint import PICTURE_SPACING, Fingerprint
 from segplan.planning.plan import ConfigurationPlan, DatasetPlan
 from segplan.planning.reasons import times
 
@@ -37,6 +40,22 @@ def describe_dataset(plan: DatasetPlan) -> Mapping[str, str]:
     }
 
 
+def describe_images(fingerprint: Fingerprint) -> str:
+    """Median resolution and size of the images; pictures have pixels and no spacing, 2D files no slice distance."""
+    spacing, shape = np.median(fingerprint.spacings, axis=0), np.median(fingerprint.shapes_after_crop, axis=0)
+    if all(depth == 1 for depth, _, _ in fingerprint.shapes_after_crop):
+        spacing, shape = spacing[1:], shape[1:]
+    size = "×".join(f"{edge:.0f}" for edge in shape)
+    if set(fingerprint.spacings) == {PICTURE_SPACING}:
+        return f"pictures of {size} pixels (median)"
+    return f"spacing {'×'.join(f'{value:.3g}' for value in spacing)} mm (median)  size {size}"
+
+
+def gigabytes(amount: float) -> str:
+    """Memory as text: 7.0 GB, 0.04 GB."""
+    return f"{amount:.1f} GB" if amount >= 0.1 else f"{amount:.1g} GB"
+
+
 def _row(configuration: ConfigurationPlan) -> PlanRow:
     return PlanRow(
         configuration=configuration.name,
@@ -44,6 +63,12 @@ def _row(configuration: ConfigurationPlan) -> PlanRow:
         batch=f"batch {configuration.batch_size}",
         stages=f"{len(configuration.strides)} stages",
         parameters=f"{configuration.parameters / 1e6:.1f} M parameters",
-        memory=f"~{configuration.memory_gb:.1f} GB",
+        memory=_memory(configuration),
         note=f"cannot run: {configuration.not_runnable}" if configuration.not_runnable else "",
     )
+
+
+def _memory(configuration: ConfigurationPlan) -> str:
+    if configuration.measured_gb is not None:
+        return f"{gigabytes(configuration.measured_gb)} measured"
+    return f"~{gigabytes(configuration.memory_gb)}"

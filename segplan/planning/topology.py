@@ -21,6 +21,11 @@ class Topology:
     divisor: tuple[int, ...]
 
     @property
+    def bottom(self) -> tuple[int, ...]:
+        """Size of the patch at the lowest resolution."""
+        return tuple(size // step for size, step in zip(self.patch_size, self.divisor, strict=True))
+
+    @property
     def stages(self) -> int:
         """Number of resolutions, the full one included."""
         return len(self.strides)
@@ -41,7 +46,8 @@ def derive_topology(spacing: Sequence[float], size: Sequence[float], settings: P
     strides = [tuple(kernel)]
     kernels = []
     while True:
-        pooled = _axes_to_pool(spacing, size, settings)
+        done = [sum(stride[i] > 1 for stride in strides) for i in axes]
+        pooled = _axes_to_pool(spacing, size, done, settings)
         if not pooled:
             break
         finest = min(spacing)
@@ -52,17 +58,25 @@ def derive_topology(spacing: Sequence[float], size: Sequence[float], settings: P
             spacing[i] *= 2
             size[i] = math.ceil(size[i] / 2)
     kernels.append((3,) * len(size))  # the bottleneck sees all axes
-    divisor = tuple(math.prod(stride[i] for stride in strides) for i in axes)
-    patch = tuple(math.ceil(edge / step) * step for edge, step in zip(requested, divisor, strict=True))
-    return Topology(patch, tuple(strides), tuple(kernels), divisor)
+    return fitted(requested, strides, kernels)
 
 
-def _axes_to_pool(spacing: Sequence[float], size: Sequence[float], settings: PlannerSettings) -> list[int]:
+def fitted(size: Sequence[float], strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]) -> Topology:
+    """The topology of these strides, with the smallest patch that they divide and that holds `size`."""
+    divisor = tuple(math.prod(stride[axis] for stride in strides) for axis in range(len(size)))
+    patch = tuple(math.ceil(edge / step) * step for edge, step in zip(size, divisor, strict=True))
+    return Topology(patch, tuple(map(tuple, strides)), tuple(map(tuple, kernel_sizes)), divisor)
+
+
+def _axes_to_pool(
+    spacing: Sequence[float], size: Sequence[float], done: Sequence[int], settings: PlannerSettings
+) -> list[int]:
     long_enough = [i for i in range(len(size)) if size[i] >= 2 * settings.min_bottleneck_edge]
     if not long_enough:
         return []
     finest = min(spacing[i] for i in long_enough)
     pooled = [i for i in long_enough if spacing[i] / finest < settings.pooling_spacing_ratio]
+    pooled = [i for i in pooled if done[i] < settings.max_poolings(len(size))]
     # A single axis is halved only if more than the minimum is left.
     if len(pooled) == 1 and size[pooled[0]] < 3 * settings.min_bottleneck_edge:
         return []

@@ -46,6 +46,15 @@ def flow(value: Any) -> str:
     return key(str(value).replace("${", "\\${"))
 
 
+def short(value: Any) -> str:
+    """`value` for a person's eye: numbers rounded, lists of lists as sizes (1×3×3  3×3×3)."""
+    if isinstance(value, list | tuple) and value:
+        if all(isinstance(item, list | tuple) for item in value):
+            return "  ".join("×".join(short(edge) for edge in item) for item in value)
+        return f"[{', '.join(short(item) for item in value)}]"
+    return f"{value:.6g}" if isinstance(value, float) else flow(value)
+
+
 def key(text: str) -> str:
     """`text` bare where YAML reads it as the same string, else in double quotes."""
     if _BARE.fullmatch(text) and text.casefold() not in _RESERVED:

@@ -58,13 +58,17 @@ class PreprocessingPlan:
         own = float(spacing[self.transpose[0]])
         return (own if first is None else first, self.spacing[1], self.spacing[2])
 
-    def identifier(self) -> str:
-        """A folder name: readable, and ending in a hash of everything that decides the arrays."""
+    def identifier(self, classes: str = "") -> str:
+        """A folder name: readable, and ending in a hash of everything that decides the arrays.
+
+        Args:
+            classes: the labels as text, where label maps are kept too.
+        """
         used = [
             {key: known[key] for key in CT_STATISTICS} if scheme == "ct" and known is not None else None
             for scheme, known in zip(self.normalization, self.intensities, strict=True)
         ]
-        decisive = self.to_json() | {"intensities": used, "rules": RULES_VERSION}
+        decisive = self.to_json() | {"intensities": used, "rules": RULES_VERSION, "classes": classes}
         digest = hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=5).hexdigest()
         grid = "x".join("own" if value is None else f"{value:.3g}" for value in self.spacing)
         schemes = "-".join(dict.fromkeys(self.normalization))

@@ -76,7 +76,7 @@ def test_the_resolved_config_has_no_interpolation_left(workspace):
         ("optimizer.lr=fast", "must be a number"),
         ("module.deep_supervision=3", "must be true or false"),
         ("data.patch_size=3", "must be a list"),
-        ("augmentation=nothing", "There are: default, no_mirroring, none"),
+        ("augmentation=nothing", "There are: default, "),
         ("trainer.max_epochs", "cannot read the override"),
     ],
 )
@@ -108,8 +108,15 @@ def test_train_without_a_plan_lists_the_plans(workspace, capsys):
 def test_help_lists_groups_and_plans_without_composing(workspace, capsys):
     assert main("train", ["--help", f"workspace={workspace}"]) == 0
     printed = capsys.readouterr().out
-    assert "augmentation=default|no_mirroring|none" in printed
+    assert "augmentation=default|" in printed
     assert f"plan={NAME}" in printed
+
+
+def test_help_lists_the_keys_inside_a_node(workspace, capsys):
+    assert main("plan", ["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert "    group_by: null " in printed
+    assert "subdir" not in printed
 
 
 def test_planned_leaves_out_shared_and_new_files(workspace):
@@ -141,3 +148,24 @@ def test_planner_groups_equal_the_presets(workspace):
         assert composed == {
             key: list(value) if isinstance(value, tuple) else value for key, value in asdict(preset).items()
         }
+
+
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["--cfg=job"], ["-c", "job"]])
+def test_the_composed_configuration_is_printed(workspace, capsys, words):
+    assert main("train", [f"plan={NAME}", f"workspace={workspace}", *words]) == 0
+    assert OmegaConf.create(capsys.readouterr().out).configuration == "3d_fullres"
+
+
+@pytest.mark.parametrize("words", [["--cfg", "foo"], ["--cfg=hydra"], ["--cfg"]])
+def test_other_parts_of_the_configuration_cannot_be_printed(workspace, capsys, words):
+    assert main("train", [f"plan={NAME}", f"workspace={workspace}", *words]) == 2
+    assert "--cfg job prints" in capsys.readouterr().err
+
+
+def test_plans_of_another_workspace_that_was_used_before_are_not_found(workspace, tmp_path):
+    compose_job("train", [CHOICE], workspace)
+    (tmp_path / "plan" / "D").mkdir(parents=True)
+    text = f'# @package _global_\ndefaults:\n  - "/plan/{NAME}"\n  - _self_\n'
+    (tmp_path / "plan" / "D" / "mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match="Could not load"):
+        compose_job("train", ["plan=D/mine"], tmp_path)

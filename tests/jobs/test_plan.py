@@ -41,7 +41,7 @@ def test_all_stages_make_plans_splits_and_a_full_store(dataset, tmp_path, capsys
     assert plan(f"dataset={dataset}", workspace=tmp_path / "w") == 0
     folder = tmp_path / "w" / "plan" / dataset.name
     assert sorted(path.name for path in folder.iterdir()) == [
-        "2d.yaml", "3d_fullres.yaml", "_dataset.yaml", "dataset.json", "splits_final.json",
+        "2d.yaml", "3d_fullres.yaml", "_dataset.yaml", "dataset.json", "dataset_fingerprint.json", "splits_final.json",
     ]  # fmt: skip
     splits = json.loads((folder / "splits_final.json").read_text())
     assert len(splits) == 5
@@ -93,6 +93,110 @@ def test_plans_with_no_image_at_hand(dataset, tmp_path):
     assert plan(*words, workspace=tmp_path / "other") == 0
     mine = OmegaConf.load(tmp_path / "other" / "plan" / dataset.name / "3d_fullres.yaml")
     assert mine.data == OmegaConf.load(workspace / "plan" / dataset.name / "3d_fullres.yaml").data
+
+
+def add_case(dataset: Path, index: int) -> None:
+    image, labels = case_arrays(index, [30, 34, 38], 1)
+    write_image(dataset / "imagesTr" / f"case_{index:02d}_0000.nii.gz", image[0], (1, 1, 1))
+    write_image(dataset / "labelsTr" / f"case_{index:02d}.nii.gz", labels, (1, 1, 1))
+    describe(dataset, numTraining=7)
+
+
+def describe(dataset: Path, **changes: object) -> None:
+    path = dataset / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def planned_from(folder: Path) -> set[str]:
+    nodes = [OmegaConf.load(path).plan for path in folder.glob("*.yaml")]
+    return {str(node.get("planned_from") or node.get("fingerprint")) for node in nodes}
+
+
+def test_planning_one_configuration_again_leaves_no_other_with_an_older_fingerprint(dataset, tmp_path):
+    workspace = tmp_path / "w"
+    folder = workspace / "plan" / dataset.name
+    plan(f"dataset={dataset}", "stages=[plan]", workspace=workspace)
+    [before] = planned_from(folder)
+    add_case(dataset, 7)
+    assert plan(f"dataset={dataset}", "stages=[plan]", "configurations=[2d]", workspace=workspace) == 0
+    [after] = planned_from(folder)
+    assert after != before
+    assert (folder / "3d_fullres.yaml").is_file()
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "changed", "dataset.json"])
+def test_a_plan_of_other_images_is_noticed_before_anything_is_preprocessed(dataset, tmp_path, capsys, change):
+    workspace = tmp_path / "w"
+    plan(f"dataset={dataset}", "stages=[plan]", workspace=workspace)
+    if change == "added":
+        add_case(dataset, 7)
+    elif change == "removed":
+        (dataset / "imagesTr" / "case_03_0000.nii.gz").unlink()
+        (dataset / "labelsTr" / "case_03.nii.gz").unlink()
+        describe(dataset, numTraining=5)
+    elif change == "changed":
+        write_image(dataset / "imagesTr" / "case_03_0000.nii.gz", case_arrays(3, [15, 17, 19], 1)[0][0] * 2, (1, 1, 1))
+    else:
+        describe(dataset, channel_names={"0": "CT"})
+    capsys.readouterr()
+    assert plan(f"dataset={dataset}", "stages=[preprocess]", workspace=workspace) == 2
+    assert "has changed since it was planned" in capsys.readouterr().err
+    assert not (workspace / "preprocessed").exists()
+    assert plan(f"dataset={dataset}", "stages=[plan,preprocess]", workspace=workspace) == 0
+
+
+def test_an_edited_file_is_kept_and_the_difference_is_printed(dataset, tmp_path, capsys):
+    workspace = tmp_path / "w"
+    plan(f"dataset={dataset}", "stages=[plan]", workspace=workspace)
+    path = workspace / "plan" / dataset.name / "3d_fullres.yaml"
+    edited = path.read_text().replace("batch_size: 2", "batch_size: 3")
+    path.write_text(edited)
+    add_case(dataset, 7)
+    capsys.readouterr()
+    assert plan(f"dataset={dataset}", "stages=[plan]", workspace=workspace) == 0
+    printed = capsys.readouterr().out
+    assert f"kept {path}, which was edited; the new plan is 3d_fullres.new.yaml" in printed
+    assert "  -  batch_size: 3 " in printed
+    assert "  +  batch_size: 2 " in printed
+    assert path.read_text() == edited
+
+
+def test_a_plan_from_nnunets_fingerprint_serves_for_the_images_it_was_made_of(dataset, tmp_path, capsys):
+    workspace = tmp_path / "w"
+    plan(f"dataset={dataset}", "stages=[fingerprint]", workspace=workspace)
+    own = json.loads((workspace / "fingerprints" / dataset.name / "dataset_fingerprint.json").read_text())
+    theirs = {key: value for key, value in own.items() if key != "segplan"}
+    theirs["foreground_intensity_properties_per_channel"]["0"]["median"] += 0.5  # theirs are drawn at random
+    (tmp_path / "fp.json").write_text(json.dumps(theirs))
+    words = [f"fingerprint={tmp_path / 'fp.json'}", f"dataset_json={dataset / 'dataset.json'}", "stages=[plan]"]
+    describe(dataset, name=dataset.name)
+    assert plan(*words, workspace=workspace) == 0
+    capsys.readouterr()
+    assert plan(f"dataset={dataset}", "stages=[preprocess]", workspace=workspace) == 0
+    assert "planned from a given fingerprint" in capsys.readouterr().out
+
+
+def test_pictures_have_a_size_and_no_spacing(tmp_path, capsys):
+    from segplan.jobs.phantom import run as make
+
+    make(tmp_path / "Dataset005_Pictures", "rgb", 3, 0, 0)
+    capsys.readouterr()
+    words = [f"dataset={tmp_path / 'Dataset005_Pictures'}", "stages=[plan]", "configurations=[2d]"]
+    assert plan(*words, workspace=tmp_path / "w") == 0
+    printed = capsys.readouterr().out
+    assert "fingerprint  pictures of " in printed
+    assert "999" not in printed
+
+
+def test_the_cascade_is_planned_with_its_previous_stage(tmp_path):
+    dataset = make_dataset(tmp_path / "Dataset006_Large", cases=5, shape=(60, 64, 66))
+    words = [f"dataset={dataset}", "stages=[plan]", "configurations=[3d_lowres,3d_cascade_fullres]"]
+    assert plan(*words, "planner.gpu_memory_gb=0.05", workspace=tmp_path / "w") == 0
+    folder = tmp_path / "w" / "plan" / dataset.name
+    cascade = OmegaConf.load(folder / "3d_cascade_fullres.yaml")
+    assert (cascade.plan.previous_stage, cascade.plan.previous_stage_run) == ("3d_lowres", "default")
+    assert cascade.network.input_channels == 1 + 2
+    assert OmegaConf.load(folder / "3d_lowres.yaml").plan.next_stage == "3d_cascade_fullres"
 
 
 def test_another_planner_shares_the_data_and_has_its_own_folder(dataset, tmp_path):

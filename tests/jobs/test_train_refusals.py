@@ -169,10 +169,10 @@ def prepared(config):
 @pytest.mark.parametrize(
     ("overrides", "command"),
     [
-        (["plan_name=big"], "name=big stages=[preprocess] configurations=[3d_fullres]"),
+        (["plan_name=big"], "name=big 'stages=[preprocess]' 'configurations=[3d_fullres]' workspace="),
         (
             ["configuration=small", "plan.configuration=3d_fullres"],
-            "Tiny stages=[preprocess] configurations=[3d_fullres]",
+            "Tiny 'stages=[preprocess]' 'configurations=[small]' workspace=",
         ),
     ],
 )

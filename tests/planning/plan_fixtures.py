@@ -36,6 +36,12 @@ def random_plans() -> list[dict]:
         return [json.loads(line) for line in lines]
 
 
+@cache
+def option_plans() -> list[dict]:
+    with gzip.open(DATA / "option_plans.jsonl.gz", "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
 def description_of(dataset_json: dict, name: str = "Dataset900_Test") -> Description:
     ending = dataset_json["file_ending"]
     return Description(

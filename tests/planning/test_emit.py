@@ -9,7 +9,16 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from plan_fixtures import description_of, fixture_inputs, fixtures
 
-from segplan.planning import PRESETS, DatasetPlan, emit, is_edited, plan_dataset
+from segplan.planning import (
+    PRESETS,
+    DatasetPlan,
+    Emission,
+    Kept,
+    emit,
+    emitted_configurations,
+    is_edited,
+    plan_dataset,
+)
 from segplan.planning.emit import configuration_yaml, dataset_yaml
 from segplan.planning.yaml_text import flow
 
@@ -73,6 +82,8 @@ def test_composed_configuration_holds_the_plan_under_plain_nodes(tmp_path: Path)
     assert node["plan"] == {
         "schema_version": 1,
         "planner": "default",
+        "planner_settings": {},
+        "planned_from": fixture_inputs("Prostate")[0].hash(),
         "segplan_version": node["plan"]["segplan_version"],
         "fingerprint": fixture_inputs("Prostate")[0].hash(),
         "dataset": "Dataset900_Prostate",
@@ -122,7 +133,7 @@ def test_cascade_names_its_stages_and_takes_the_labels_as_channels(tmp_path: Pat
     plan = _plan("Liver")
     assert _compose(tmp_path, plan, "3d_lowres").plan.next_stage == "3d_cascade_fullres"
     config = _compose(tmp_path, plan, "3d_cascade_fullres")
-    assert config.plan.previous_stage == "3d_lowres"
+    assert (config.plan.previous_stage, config.plan.previous_stage_run) == ("3d_lowres", "default")
     assert (config.plan.input_channels, config.network.input_channels) == (1, 3)
 
 
@@ -201,10 +212,10 @@ def test_numbers_are_read_back_exactly_by_plain_yaml(value: object) -> None:
 
 
 def test_planning_again_without_changes_touches_nothing(tmp_path: Path) -> None:
-    files = emit(_plan(), tmp_path)
+    files = emit(_plan(), tmp_path).files
     before = {path: path.stat().st_mtime_ns for path in files}
     assert {path.name for path in files} == {"_dataset.yaml", "2d.yaml", "3d_fullres.yaml"}
-    assert emit(_plan(), tmp_path) == files
+    assert emit(_plan(), tmp_path) == Emission(files, (), ())
     assert {path: path.stat().st_mtime_ns for path in files} == before
 
 
@@ -222,11 +233,53 @@ def test_edited_file_stays_and_a_new_plan_is_written_beside_it(tmp_path: Path) -
     assert not is_edited(path.read_text(encoding="utf-8"))
     assert is_edited(edited)
     path.write_text(edited, encoding="utf-8")
-    assert emit(_plan(), tmp_path)[-1] == path, "the plan on which the edit was made is not new"
-    files = emit(_plan(gpu_memory_gb=4.0), tmp_path)
+    same = emit(_plan(), tmp_path)
+    assert same.files[-1] == path, "the plan on which the edit was made is not new"
+    assert (same.kept, same.edited) == ((), (path,))
+    emission = emit(_plan(gpu_memory_gb=4.0), tmp_path)
     assert path.read_text(encoding="utf-8") == edited
-    assert files[-1] == tmp_path / "3d_fullres.new.yaml"
-    assert "the 4 GB budget" in files[-1].read_text(encoding="utf-8")
+    new = tmp_path / "3d_fullres.new.yaml"
+    assert emission.files[-1] == new
+    assert "the 4 GB budget" in new.read_text(encoding="utf-8")
+    [kept] = emission.kept
+    assert (kept.path, kept.new) == (path, new)
+    assert any(line.startswith("-  batch_size: 3 ") for line in kept.difference)
+    assert any(line.startswith("+  batch_size: 2 ") for line in kept.difference)
+    assert not any("normalization" in line or "transpose" in line for line in kept.difference), "comments do not count"
+
+
+def test_new_file_goes_when_its_question_is_settled(tmp_path: Path) -> None:
+    emit(_plan(), tmp_path)
+    path, new = tmp_path / "3d_fullres.yaml", tmp_path / "3d_fullres.new.yaml"
+    path.write_text(path.read_text(encoding="utf-8").replace("batch_size: 2 ", "batch_size: 3 "), encoding="utf-8")
+    emit(_plan(gpu_memory_gb=4.0), tmp_path)
+    mark = next(line for line in new.read_text(encoding="utf-8").splitlines() if line.startswith("# content "))
+    old = next(line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("# content "))
+    path.write_text(path.read_text(encoding="utf-8").replace(old, mark), encoding="utf-8")
+    emission = emit(_plan(gpu_memory_gb=4.0), tmp_path)
+    assert (emission.removed, emission.kept) == ((new,), ())
+    assert not new.exists()
+    assert "batch_size: 3 " in path.read_text(encoding="utf-8")
+
+
+def test_configuration_that_is_not_planned_any_more_goes_unless_somebody_edited_it(tmp_path: Path) -> None:
+    emit(_plan("Liver"), tmp_path)
+    path, cascade = tmp_path / "3d_lowres.yaml", tmp_path / "3d_cascade_fullres.yaml"
+    cascade.write_text(cascade.read_text(encoding="utf-8") + "seed: 3\n", encoding="utf-8")
+    assert emitted_configurations(tmp_path) == ["2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"]
+    emission = emit(_plan("Liver", gpu_memory_gb=400.0), tmp_path)
+    assert emission.removed == (path,)
+    assert emission.kept == (Kept(cascade, None),)
+    assert not path.exists()
+    assert cascade.exists()
+
+
+def test_other_settings_than_the_presets_are_recorded() -> None:
+    text = dataset_yaml(_plan(planner="resenc_m", gpu_memory_gb=4.0, target_spacing=(1.0, 1.0, 2.0)))
+    assert yaml.safe_load(text)["plan"]["planner_settings"] == {
+        "gpu_memory_gb": 4.0,
+        "target_spacing": [1.0, 1.0, 2.0],
+    }
 
 
 def test_file_that_a_person_wrote_is_never_overwritten(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import math
 import pickle
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_fixtures import fixtures
 
-from segplan.errors import DatasetError
+from segplan.errors import DatasetError, WorkerError
 from segplan.planning import (
     CaseFingerprint,
     Fingerprint,
+    FingerprintAccumulator,
     combine,
     fingerprint_case,
     fingerprint_from_json,
     read_fingerprint,
     write_fingerprint,
 )
-from segplan.planning.histogram import WeightedHistogram, histogram
+from segplan.planning.histogram import Histogram, WeightedHistogram, histogram
+from segplan.preprocessing import run_parallel
 
 PERCENTS = (0.5, 50, 99.5)
 SHAPE = (6, 9, 8)
@@ -144,6 +147,56 @@ def _synthetic(count: int) -> Iterator[CaseFingerprint]:
         yield _case(rng.integers(-1000, 1000, 300).astype(np.float32))
 
 
+def test_ten_thousand_cases_take_no_more_than_a_few_numbers_each() -> None:
+    template = _case(np.random.default_rng(5).integers(-1000, 1000, 300).astype(np.float32))
+    records = template.channels[0]
+    held = {}
+    for count in (5000, 10_000):
+        tracemalloc.start()
+        accumulator = FingerprintAccumulator()
+        for index in range(count):
+            # Arrays of its own for each, as a worker would send them: only the accumulator could keep them alive.
+            counted = Histogram(records.histogram.keys.copy(), records.histogram.counts.copy(), True)
+            record = replace(records, histogram=counted)
+            accumulator.add(replace(template, identifier=f"case_{index:05d}", labels=(1, 2), channels=(record,)))
+        result = accumulator.result()
+        held[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(result.spacings) == len(result.case_labels) == count
+    per_case = (held[10_000] - held[5000]) / 5000
+    assert per_case < 700 < records.histogram.keys.nbytes, "a kept histogram would show"
+
+
+def test_the_order_in_which_workers_finish_does_not_change_a_bit() -> None:
+    rng = np.random.default_rng(6)
+    cases = [_case(rng.normal(rng.uniform(-50, 50), 30, rng.integers(1, 400)).astype(np.float32)) for _ in range(60)]
+    named = [replace(case, identifier=f"c{index}", labels=(index + 1,)) for index, case in enumerate(cases)]
+    expected = combine(named)
+    for seed in range(3):
+        accumulator = FingerprintAccumulator()
+        for index in np.random.default_rng(seed).permutation(len(named)):
+            accumulator.add(named[index], int(index))
+        assert accumulator.result() == expected
+
+
+def test_workers_send_records_that_combine_to_the_same_whatever_their_number() -> None:
+    single, several = (
+        [result for _, result in sorted(run_parallel(_measured, range(40), workers), key=lambda pair: pair[0])]
+        for workers in (0, 2)
+    )
+    assert all(isinstance(result, CaseFingerprint) for result in several if not isinstance(result, WorkerError))
+    bad = [index for index, result in enumerate(several) if isinstance(result, WorkerError)]
+    assert bad == [17]
+    good = [index for index in range(40) if index not in bad]
+    assert combine(several[index] for index in good) == combine(single[index] for index in good)
+
+
+def _measured(index: int) -> CaseFingerprint:
+    if index == 17:
+        raise ValueError("this case cannot be read")
+    return _case(np.random.default_rng(index).integers(0, 500, 50 + index).astype(np.float32))
+
+
 def test_memory_does_not_grow_with_the_number_of_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     # A low limit makes the merging happen in this small test as it does in a large dataset.
     monkeypatch.setattr("segplan.planning.histogram._PENDING_LIMIT", 20_000)
@@ -160,7 +213,7 @@ def test_memory_does_not_grow_with_the_number_of_cases(monkeypatch: pytest.Monke
 def test_file_has_nnunets_keys_and_reads_back(tmp_path: Path) -> None:
     cases = [_case(np.arange(1.0, 9.0)), _case(np.arange(3.0, 300.0))]
     named = [
-        CaseFingerprint(c.spacing, c.shape_after_crop, c.relative_size, c.channels, f"fall_ü{i}")
+        CaseFingerprint(c.spacing, c.shape_after_crop, c.relative_size, c.channels, f"fall_ü{i}", (1, 3)[: i + 1])
         for i, c in enumerate(cases)
     ]
     fingerprint = combine(named, source_hash="abc")
@@ -172,6 +225,7 @@ def test_file_has_nnunets_keys_and_reads_back(tmp_path: Path) -> None:
         fixtures()["Prostate"]["fingerprint"]["foreground_intensity_properties_per_channel"]["0"]
     )
     assert data["segplan"]["case_ids"] == ["fall_ü0", "fall_ü1"]
+    assert data["segplan"]["case_labels"] == [[1], [1, 3]]
     assert read_fingerprint(path) == fingerprint
     assert read_fingerprint(path).hash() == fingerprint.hash()
 

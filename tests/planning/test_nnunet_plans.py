@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from plan_fixtures import PLANNERS, SCHEMES, fixture_inputs, fixtures, random_inputs, random_plans
+from plan_fixtures import PLANNERS, SCHEMES, fixture_inputs, fixtures, option_plans, random_inputs, random_plans
 
-from segplan.planning import PRESETS, ConfigurationPlan, DatasetPlan, plan_dataset
+from segplan.dataset import Description
+from segplan.planning import PRESETS, ConfigurationPlan, DatasetPlan, fingerprint_from_json, plan_dataset
 
 
 def _fields(configuration: ConfigurationPlan) -> dict:
@@ -49,6 +52,18 @@ def _compare(plan: DatasetPlan, transpose: list[int], expected: dict[str, dict])
         assert ours.next_stage == ("3d_cascade_fullres" if name == "3d_lowres" else None)
 
 
+def _options(theirs: dict) -> dict:
+    """Settings of ours for options of nnU-Net's planners."""
+    ours = {}
+    if "gpu_memory_target_in_gb" in theirs:
+        ours["gpu_memory_gb"] = theirs["gpu_memory_target_in_gb"]
+    if "overwrite_target_spacing" in theirs:
+        ours["target_spacing"] = tuple(theirs["overwrite_target_spacing"])
+    if theirs.get("suppress_transpose"):
+        ours["transpose"] = False
+    return ours
+
+
 @pytest.mark.parametrize("planner", PLANNERS)
 @pytest.mark.parametrize("name", fixtures())
 def test_plan_equals_nnunets(name: str, planner: str) -> None:
@@ -66,6 +81,19 @@ def test_125_random_plans_equal_nnunets(planner: str) -> None:
         configurations = {name: value for name, value in theirs.items() if not name.startswith("transpose")}
         plan = plan_dataset(*random_inputs(entry), PRESETS[PLANNERS[planner]])
         _compare(plan, theirs["transpose_forward"], configurations)
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_plans_with_nnunets_options_and_every_form_of_labels_equal_nnunets(planner: str) -> None:
+    entries = option_plans()
+    assert len(entries) == 70
+    for entry in entries:
+        options = _options(entry["opts"])
+        settings = replace(PRESETS[PLANNERS[planner]], **options)
+        description = Description.from_json(entry["dataset"], Path("dataset.json"))
+        theirs = entry["expected"][planner]
+        plan = plan_dataset(fingerprint_from_json(entry["fingerprint"]), description, settings, dataset="Options")
+        _compare(plan, theirs["transpose_forward"], theirs["configurations"])
 
 
 def test_22_fixtures_are_planned_within_a_second_of_cpu_time() -> None:
