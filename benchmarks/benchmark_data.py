@@ -9,6 +9,7 @@ from measure import REPOSITORY, BenchmarkFailed, neutral_environment, run_measur
 
 DATA_VARIABLE = "SEGPLAN_TEST_DATA"
 HIPPOCAMPUS = "Dataset004_Hippocampus"
+SARCOMA = "Dataset901_SarcomaCT"
 PHANTOM = "Dataset999_Phantom"
 PHANTOM_SEED = 0
 

@@ -3,6 +3,7 @@
 from segplan.preprocessing.case import OUTSIDE, CaseProperties, PreprocessedCase, preprocess
 from segplan.preprocessing.cpus import available_cpus
 from segplan.preprocessing.locations import ANNOTATED, foreground_locations, location_keys
+from segplan.preprocessing.memory import CaseSize, case_size, describe_bytes, usable_memory
 from segplan.preprocessing.plan import NORMALIZATIONS, PreprocessingPlan
 from segplan.preprocessing.pool import run_parallel
 from segplan.preprocessing.resample import resample_image, resample_labels, resampled_shape, separate_axis
@@ -14,11 +15,14 @@ __all__ = [
     "NORMALIZATIONS",
     "OUTSIDE",
     "CaseProperties",
+    "CaseSize",
     "CaseStore",
     "PreprocessedCase",
     "PreprocessingPlan",
     "StoredCase",
     "available_cpus",
+    "case_size",
+    "describe_bytes",
     "foreground_locations",
     "location_keys",
     "preprocess",
@@ -28,4 +32,5 @@ __all__ = [
     "resampled_shape",
     "run_parallel",
     "separate_axis",
+    "usable_memory",
 ]

@@ -11,7 +11,13 @@ from segplan.errors import ImageError, StoreError
 from segplan.imaging import Box, Image, nonzero_box
 from segplan.preprocessing.normalize import normalize_channel
 from segplan.preprocessing.plan import PreprocessingPlan
-from segplan.preprocessing.resample import resample_image, resample_labels, resampled_shape, to_int16
+from segplan.preprocessing.resample import (
+    resample_channel,
+    resample_labels,
+    resampled_shape,
+    separate_axis,
+    to_int16,
+)
 
 OUTSIDE = -1
 """Label of background voxels outside the nonzero mask (air around a skull-stripped head, say)."""
@@ -77,54 +83,82 @@ class PreprocessedCase:
 
     Args:
         image: (C, Z, Y, X) float32.
-        labels: (Z, Y, X) int16, `OUTSIDE` where there was background outside the nonzero mask; None if unknown.
+        labels: (Z, Y, X) int8 or int16, `OUTSIDE` where there was background outside the nonzero mask; None if unknown.
         properties: the way back.
     """
 
     image: NDArray[np.float32]
-    labels: NDArray[np.int16] | None
+    labels: NDArray[np.integer] | None
     properties: CaseProperties
 
 
-def preprocess(image: Image, label_map: NDArray[np.integer] | None, plan: PreprocessingPlan) -> PreprocessedCase:
+def preprocess(
+    image: Image, label_map: NDArray[np.integer] | None, plan: PreprocessingPlan, *, overwrite: bool = False
+) -> PreprocessedCase:
     """Crop to the nonzero box, transpose, normalise and resample one case, in this order.
 
     Args:
-        image: as read from its files, array (C, Z, Y, X) in the original frame; left as it is.
-        label_map: (Z, Y, X) in the original frame, or None when predicting.
+        image: as read from its files, array (C, Z, Y, X) in the original frame.
+        label_map: (Z, Y, X) in the original frame, or None when predicting; left as it is.
         plan: the rules for this dataset and configuration.
+        overwrite: the image's array may be changed, which saves the memory of a copy of a channel.
 
     Raises:
         ImageError: channel count or shapes do not fit, or values cannot be normalised.
     """
     _check(image, label_map, plan)
     mask, original_box = nonzero_box(image.array)
-    box = _transposed(original_box, plan.transpose)
-    cropped = _crop(image.array, original_box).transpose(0, *(1 + axis for axis in plan.transpose))
-    array = np.array(cropped, dtype=np.float32, order="C")
+    channels = _crop(image.array, original_box).transpose(0, *(1 + axis for axis in plan.transpose))
     inside = _crop(mask, original_box).transpose(plan.transpose)
-    labels = None
-    if label_map is not None:
-        labels = np.ascontiguousarray(to_int16(_crop(label_map, original_box).transpose(plan.transpose)))
-        labels = np.where(inside | (labels != 0), labels, np.int16(OUTSIDE))
-    _normalize(array, inside if labels is None else labels >= 0, plan)
     current = _transposed(image.spacing, plan.transpose)
     target = plan.target_spacing(image.spacing)
-    shape = resampled_shape(array.shape[1:], current, target)
     properties = CaseProperties(
         spacing=image.spacing,
         shape_before_cropping=_transposed(image.array.shape[1:], plan.transpose),
-        box=box,
-        shape_after_cropping=_triple(array.shape[1:]),
-        shape=shape,
+        box=_transposed(original_box, plan.transpose),
+        shape_after_cropping=_triple(channels.shape[1:]),
+        shape=resampled_shape(channels.shape[1:], current, target),
         transpose=plan.transpose,
         geometry=image.geometry.to_json(),
     )
-    return PreprocessedCase(
-        image=resample_image(array, shape, current, target),
-        labels=None if labels is None else resample_labels(labels, shape, current, target),
-        properties=properties,
-    )
+    labels = None
+    if label_map is not None:
+        marked = _marked(_crop(label_map, original_box).transpose(plan.transpose), inside)
+        labels = resample_labels(marked, properties.shape, current, target)
+        np.greater_equal(marked, 0, out=inside)
+        del marked
+    array = np.empty((len(channels), *properties.shape), dtype=np.float32)
+    separate = separate_axis(current, target)
+    schemes = zip(plan.normalization, plan.use_mask, plan.intensities, strict=True)
+    for channel, out, (scheme, masked, known) in zip(channels, array, schemes, strict=True):
+        mask_of_channel = inside if masked else None
+        if channel.shape == out.shape:
+            out[...] = channel
+            normalize_channel(out, scheme, mask_of_channel, known)
+            continue
+        # One channel at a time: only one is ever held twice.
+        own = channel if overwrite and channel.dtype == np.float32 else np.array(channel, dtype=np.float32, order="C")
+        normalize_channel(own, scheme, mask_of_channel, known)
+        resample_channel(own, out, separate, order=3)
+    return PreprocessedCase(array, labels, properties)
+
+
+def _marked(label_map: NDArray[np.integer], inside: NDArray[np.bool_]) -> NDArray[np.integer]:
+    """A compact copy of the label map with `OUTSIDE` where there is background outside the nonzero mask."""
+    labels: NDArray[np.integer]
+    if _fits_int8(label_map):
+        labels = np.array(label_map, dtype=np.int8, order="C")
+    else:
+        labels = np.array(to_int16(label_map), order="C")
+    outside = labels == 0
+    np.greater(outside, inside, out=outside)  # background and not inside, without a further mask
+    labels[outside] = OUTSIDE
+    return labels
+
+
+def _fits_int8(labels: NDArray[np.integer]) -> bool:
+    narrow = np.iinfo(np.int8)
+    return bool(labels.min(initial=0) >= narrow.min and labels.max(initial=0) <= narrow.max)
 
 
 def _check(image: Image, label_map: NDArray[np.integer] | None, plan: PreprocessingPlan) -> None:
@@ -135,11 +169,6 @@ def _check(image: Image, label_map: NDArray[np.integer] | None, plan: Preprocess
     if label_map is not None and label_map.shape != image.array.shape[1:]:
         what = f"the label map's shape {label_map.shape} differs from the image's {image.array.shape[1:]}"
         raise ImageError(what, remedy="Mend or remove the case")
-
-
-def _normalize(array: NDArray[np.float32], inside: NDArray[np.bool_], plan: PreprocessingPlan) -> None:
-    for channel, scheme, masked, known in zip(array, plan.normalization, plan.use_mask, plan.intensities, strict=True):
-        normalize_channel(channel, scheme, inside if masked else None, known)
 
 
 def _crop(array: NDArray[Any], box: Box) -> NDArray[Any]:

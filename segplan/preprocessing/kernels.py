@@ -187,3 +187,9 @@ def vote_labels(
                         shares[0][i, corner >> 2] * shares[1][j, (corner >> 1) & 1] * shares[2][k, corner & 1]
                     )
                 target[i, j, k] = _winner(near, weight, labels[z_nearest, y_nearest, nodes[2][k, 2]])
+
+
+def were_compiled() -> bool:
+    """Whether importing this module compiled it, which takes some seconds, in place of loading the cached code."""
+    kernels: tuple[Any, ...] = (resample_axis, vote_labels)
+    return any(bool(kernel.stats.cache_misses) for kernel in kernels)

@@ -21,8 +21,10 @@ MIN_FRACTION = 0.01
 ANNOTATED = "annotated"
 """Key of all annotated voxels; exists where the dataset has an ignore label."""
 
-_CHUNK = 1 << 22
+_CHUNK = 1 << 19
 """Voxels looked at together, so that memory does not grow with the case."""
+
+_INT32_MAX = np.iinfo(np.int32).max
 
 Flat = NDArray[np.int64]
 
@@ -64,7 +66,7 @@ def foreground_locations(labels: NDArray[np.integer], label_def: Labels) -> dict
         sizes = [counts.get(value, 0) for value in values]
         total = sum(sizes)
         number = max(min(MAX_LOCATIONS, total), math.ceil(total * MIN_FRACTION))
-        draws = random.choice(total, number, replace=False) if total else np.empty(0, dtype=np.int64)
+        draws = _draw(random, total, number)
         found[key] = np.empty(number, dtype=np.int64)
         ends = np.cumsum(sizes)
         owner = np.searchsorted(ends, draws, side="right")
@@ -76,6 +78,15 @@ def foreground_locations(labels: NDArray[np.integer], label_def: Labels) -> dict
         for request, indices in zip(requests[value], flat, strict=True):
             found[request.key][request.slots] = indices
     return {key: _coordinates(found[key], labels.shape) for key in keys}
+
+
+def _draw(random: np.random.RandomState, total: int, number: int) -> Flat:
+    """`random.choice(total, number, replace=False)`, draw by draw, in half its memory: the class may be all voxels."""
+    if not total:
+        return np.empty(0, dtype=np.int64)
+    order = np.arange(total, dtype=np.int32 if total <= _INT32_MAX else np.int64)
+    random.shuffle(order)
+    return order[:number].astype(np.int64)
 
 
 def _chunks(labels: NDArray[np.integer]) -> Iterator[tuple[int, NDArray[np.integer]]]:

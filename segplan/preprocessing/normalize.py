@@ -1,6 +1,6 @@
 """Intensity normalisation of one channel, in place, before resampling (the schemes and constants of nnU-Net 2.8.1)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,20 +11,24 @@ from segplan.errors import ImageError, PlanError
 SMALLEST_DIVISOR = 1e-8
 """Keeps the division of a constant channel finite."""
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 13
+"""Values looked at together: so few that their memory is used again, not asked of the system each time."""
 
 
 def mean_and_std(values: NDArray[np.float32]) -> tuple[float, float]:
     """Mean and population standard deviation in float64, without a float64 copy of the whole array."""
-    flat = values.reshape(-1)
-    if flat.size == 0:
+    if values.size == 0:
         return 0.0, 0.0
-    mean = float(flat.mean(dtype=np.float64))
-    squares = 0.0
-    for start in range(0, flat.size, _CHUNK):
-        deviation = flat[start : start + _CHUNK] - mean  # float64: mean would be rounded to float32 otherwise
-        squares += float(np.dot(deviation, deviation))
-    return mean, float(np.sqrt(squares / flat.size))
+    mean = sum(float(chunk.sum()) for chunk in _chunks(values)) / values.size
+    # Not by np.dot, whose threads would take the other workers' cores.
+    squares = sum(float(np.square(chunk - mean).sum()) for chunk in _chunks(values))
+    return mean, float(np.sqrt(squares / values.size))
+
+
+def _chunks(values: NDArray[np.float32]) -> Iterator[NDArray[np.float64]]:
+    """Parts of an array of any strides as float64, in the order of memory; each is gone when the next is asked for."""
+    flags: Any = ["external_loop", "buffered"]
+    yield from np.nditer(values, flags, ["readonly"], [np.float64], casting="safe", buffersize=_CHUNK)
 
 
 def normalize_channel(
@@ -36,7 +40,7 @@ def normalize_channel(
     """Normalise one channel in place.
 
     Args:
-        channel: (Z, Y, X), contiguous.
+        channel: (Z, Y, X), of any strides.
         scheme: one of `segplan.preprocessing.plan.NORMALIZATIONS`.
         mask: "zscore" only: statistics and change are confined to these voxels.
         intensities: "ct" only: the training set's foreground statistics of this channel.

@@ -5,6 +5,7 @@ say which item it was. Here every worker has one item at a time and a pipe of it
 """
 
 import importlib
+import math
 import multiprocessing
 import pickle
 import signal
@@ -25,7 +26,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _PATIENCE_S = 5.0
-_FEWER_WORKERS = "Use fewer workers (num_workers=1) or a machine with more memory"
+_FEWER_WORKERS = "Use fewer workers (num_workers=1), or a machine with more memory"
 
 
 def run_parallel(
@@ -34,6 +35,9 @@ def run_parallel(
     num_workers: int,
     describe: Callable[[Item], str] = str,
     preload: Sequence[str] = (),
+    *,
+    costs: Sequence[float] | None = None,
+    budget: float = math.inf,
 ) -> Iterator[tuple[Item, Result | SegplanError]]:
     """Apply `function` to every item and hand the results out as they come.
 
@@ -42,10 +46,13 @@ def run_parallel(
 
     Args:
         function: importable by name (a module's function, or a `functools.partial` of one).
-        items: picklable; begun in this order.
+        items: picklable; begun in this order, or the dearest first where `costs` are given.
         num_workers: processes; 1 or less runs in this process.
         describe: names an item in error messages.
         preload: modules that the function needs, imported once instead of once a worker.
+        costs: one an item (bytes, say). Items at work together cost at most `budget`; one that alone costs more is
+            worked on alone.
+        budget: see `costs`.
 
     Returns:
         Iterator of (item, result), in order of completion. In place of the result stands an error where the function
@@ -55,16 +62,24 @@ def run_parallel(
     for module in preload:
         importlib.import_module(module)
     queue = list(items)
+    jobs = [_Job(item, cost) for item, cost in zip(queue, costs or [0.0] * len(queue), strict=True)]
+    jobs.sort(key=lambda job: -job.cost)  # stable: equal costs stay in order
     if num_workers <= 1:
-        return ((item, _outcome(function, item, describe(item))) for item in queue)
-    return _Pool(function, describe, preload, min(num_workers, len(queue))).run(queue)
+        return ((job.item, _outcome(function, job.item, describe(job.item))) for job in jobs)
+    return _Pool(function, describe, preload, min(num_workers, len(jobs)), budget).run(jobs)
+
+
+@dataclass(frozen=True)
+class _Job:
+    item: Any
+    cost: float
 
 
 @dataclass(eq=False)
 class _Worker:
     process: BaseProcess
     pipe: Connection
-    item: Any = None
+    job: _Job | None = None
 
 
 class _Pool(Generic[Item, Result]):
@@ -76,31 +91,46 @@ class _Pool(Generic[Item, Result]):
         describe: Callable[[Item], str],
         preload: Sequence[str],
         num_workers: int,
+        budget: float,
     ) -> None:
+        self._budget = budget
         self._function = function
         self._describe = describe
         self._preload = preload
+        self._num_workers = num_workers
         self._workers: dict[Connection, _Worker] = {}
         for _ in range(num_workers):
             self._start()
 
-    def run(self, items: Sequence[Item]) -> Iterator[tuple[Item, Result | SegplanError]]:
-        """Feed the workers until all items are done; one that died is replaced while there is work for it."""
-        waiting = list(reversed(items))
+    def run(self, jobs: Sequence[_Job]) -> Iterator[tuple[Item, Result | SegplanError]]:
+        """Feed the workers until all is done; one that died is replaced while there is work for it."""
+        waiting = list(jobs)
         try:
-            for worker in list(self._workers.values()):
-                self._give(worker, waiting.pop())
-            while self._workers:
-                for pipe in wait(list(self._workers)):
+            while True:
+                self._feed(waiting)
+                busy = [pipe for pipe, worker in self._workers.items() if worker.job is not None]
+                if not busy:
+                    return
+                for pipe in wait(busy):
                     worker = self._workers[pipe]  # type: ignore[index]  # wait returns what it was given
-                    item, (outcome, alive) = worker.item, self._receive(worker)
-                    if waiting:
-                        self._give(worker if alive else self._start(), waiting.pop())
-                    elif alive:
-                        self._dismiss(worker)
-                    yield item, outcome
+                    yield self._receive(worker)
         finally:
             self._stop()
+
+    def _feed(self, waiting: list[_Job]) -> None:
+        """Give each idle worker the first waiting job that the budget still holds; let it go if nothing waits."""
+        while len(self._workers) < min(self._num_workers, len(waiting)):
+            self._start()
+        at_work = [worker.job.cost for worker in self._workers.values() if worker.job is not None]
+        for worker in [worker for worker in self._workers.values() if worker.job is None]:
+            left = self._budget - sum(at_work)
+            fitting = (number for number, job in enumerate(waiting) if job.cost <= left or not at_work)
+            number = next(fitting, None)
+            if number is not None:
+                at_work.append(waiting[number].cost)
+                self._give(worker, waiting.pop(number))
+            elif not waiting:
+                self._dismiss(worker)
 
     def _start(self) -> _Worker:
         context = _context(self._function.__module__, self._preload)
@@ -114,19 +144,22 @@ class _Pool(Generic[Item, Result]):
         worker = self._workers[ours] = _Worker(process, ours)
         return worker
 
-    def _give(self, worker: _Worker, item: Item) -> None:
-        worker.item = item
+    def _give(self, worker: _Worker, job: _Job) -> None:
+        worker.job = job
         # A worker that died while idle has closed its end of the pipe, which `run` notices next.
         with suppress(BrokenPipeError, ConnectionResetError):
-            worker.pipe.send((item, self._describe(item)))
+            worker.pipe.send((job.item, self._describe(job.item)))
 
-    def _receive(self, worker: _Worker) -> tuple[Result | SegplanError, bool]:
-        """The outcome of a worker's item, and whether the worker still lives."""
+    def _receive(self, worker: _Worker) -> tuple[Item, Result | SegplanError]:
+        """A worker's item with its outcome; the worker is idle then, or gone."""
+        job, worker.job = worker.job, None
+        if job is None:
+            raise RuntimeError("a worker without work has answered")
         try:
-            return pickle.loads(worker.pipe.recv_bytes()), True  # noqa: S301  from our own child process
+            return job.item, pickle.loads(worker.pipe.recv_bytes())  # noqa: S301  from our own child process
         except (EOFError, OSError):
             self._dismiss(worker)
-            return _death(worker.process.exitcode, self._describe(worker.item)), False
+            return job.item, _death(worker.process.exitcode, self._describe(job.item))
 
     def _dismiss(self, worker: _Worker) -> None:
         """Let a worker end: it sees that its pipe is closed."""

@@ -17,6 +17,9 @@ ANISOTROPY_THRESHOLD = 3.0
 
 _INT16 = np.iinfo(np.int16)
 
+_SLAB_VOXELS = 1 << 18
+"""Voxels worked on together between two passes, so that they stay in a core's cache."""
+
 
 def resampled_shape(shape: Sequence[int], current: Sequence[float], new: Sequence[float]) -> tuple[int, int, int]:
     """The size that keeps the field of view when spacing goes from `current` to `new`; at least one voxel an axis."""
@@ -65,13 +68,13 @@ def resample_image(
     result = np.empty((array.shape[0], *shape), dtype=np.float32)
     separate = separate_axis(current, new)
     for channel, target in zip(array, result, strict=True):
-        _resample_channel(np.ascontiguousarray(channel, dtype=np.float32), target, separate, order)
+        resample_channel(channel.astype(np.float32, copy=False), target, separate, order)
     return result
 
 
 def resample_labels(
     labels: NDArray[np.integer], shape: Sequence[int], current: Sequence[float], new: Sequence[float]
-) -> NDArray[np.int16]:
+) -> NDArray[np.integer]:
     """Resample a label map: each voxel takes the label with the largest linear weight around it.
 
     One pass whatever the number of labels. Equal to resizing each label's indicator linearly and taking the largest;
@@ -84,19 +87,27 @@ def resample_labels(
         new: spacing of the output in mm.
 
     Returns:
-        `shape`, int16 (`labels` itself where nothing changes).
+        `shape`, int8 if `labels` is so, else int16 (`labels` itself where nothing changes).
     """
-    narrow = to_int16(labels)
+    narrow = labels if labels.dtype == np.int8 else to_int16(labels)
     if tuple(labels.shape) == tuple(shape):
         return narrow
     from segplan.preprocessing.kernels import vote_labels
 
     separate = separate_axis(current, new)
     tables = [_vote_table(labels.shape[axis], shape[axis], axis == separate) for axis in range(3)]
-    target = np.empty(tuple(shape), dtype=np.int16)
     nodes, shares = zip(*tables, strict=True)
-    vote_labels(np.ascontiguousarray(narrow), target, nodes, shares)
-    return target
+    result = np.empty(tuple(shape), dtype=narrow.dtype)
+    step = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))
+    for start in range(0, shape[0], step):
+        # The kernel knows int16 alone; a slab at a time, that costs no memory.
+        here = slice(start, min(start + step, shape[0]))
+        low, high = int(nodes[0][here].min()), int(nodes[0][here].max()) + 1
+        source = np.ascontiguousarray(narrow[low:high], dtype=np.int16)
+        target = np.empty(result[here].shape, dtype=np.int16)
+        vote_labels(source, target, (nodes[0][here] - low, *nodes[1:]), (shares[0][here], *shares[1:]))
+        result[here] = target
+    return result
 
 
 def to_int16(labels: NDArray[np.integer]) -> NDArray[np.int16]:
@@ -156,49 +167,93 @@ def _vote_table(size_in: int, size_out: int, separate: bool) -> tuple[NDArray[np
     return np.stack([lower, upper, nearest], axis=1), shares
 
 
-def _resample_channel(
+def resample_channel(
     volume: NDArray[np.float32], target: NDArray[np.float32], separate: int | None, order: int
 ) -> None:
-    """Resample one channel (Z, Y, X) into `target`: what shrinks first and what grows last, to save work."""
-    picks = None if separate is None else _nearest_slice(volume.shape[separate], target.shape[separate])
-    if separate is not None and picks is not None and target.shape[separate] <= volume.shape[separate]:
-        volume, picks = _take(volume, picks, separate), None
-    in_plane = tuple(axis for axis in range(3) if axis != separate)
-    axes = [axis for axis in in_plane if volume.shape[axis] != target.shape[axis]]
-    axes.sort(key=lambda axis: target.shape[axis] / volume.shape[axis])
-    low = volume.min(axis=in_plane, keepdims=True) if order == 3 and axes else None
-    high = volume.max(axis=in_plane, keepdims=True) if order == 3 and axes else None
-    for position, axis in enumerate(axes):
-        final = picks is None and position == len(axes) - 1
-        volume = _resample_axis(volume, axis, target.shape[axis], order, target if final else None)
-    if low is not None and high is not None:
-        np.clip(volume, low, high, out=volume)
-    if separate is not None and picks is not None:
-        volume = _take(volume, picks, separate)
-    if volume is not target:
+    """Resample one channel (Z, Y, X) into `target`, both of any strides; see `resample_image`.
+
+    Besides the two, at most one volume is held that is smaller than either, or nothing with separate slices.
+    """
+    if volume.shape == target.shape:
         target[...] = volume
+    elif separate is None:
+        _resample_jointly(volume, target, order)
+    else:
+        axes = (separate, *(axis for axis in range(3) if axis != separate))
+        _resample_slices(volume.transpose(axes), target.transpose(axes), order)
 
 
-def _take(volume: NDArray[np.float32], picks: NDArray[np.int64], axis: int) -> NDArray[np.float32]:
-    return volume if np.array_equal(picks, np.arange(volume.shape[axis])) else volume.take(picks, axis=axis)
+def _resample_slices(volume: NDArray[np.float32], target: NDArray[np.float32], order: int) -> None:
+    """Resample every slice across the first axis in its plane, clipped to its own range, and pick the nearest."""
+    picks = _nearest_slice(len(volume), len(target))
+    for number in np.unique(picks):
+        source = volume[number : number + 1]
+        wanted = np.flatnonzero(picks == number)
+        first = target[wanted[0] : wanted[0] + 1]
+        if source.shape == first.shape:
+            first[...] = source
+        else:
+            _resample_planes(source, first, order)
+            _clip(first, source, order)
+        target[wanted[1:]] = first
 
 
-def _resample_axis(
-    volume: NDArray[np.float32], axis: int, size: int, order: int, target: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
+def _resample_jointly(volume: NDArray[np.float32], target: NDArray[np.float32], order: int) -> None:
+    """Resample all axes, in the order that needs the smaller volume between."""
+    across = (len(target), *volume.shape[1:])
+    in_plane = (len(volume), *target.shape[1:])
+    if len(target) == len(volume):
+        _resample_planes(volume, target, order)
+    elif volume.shape[1:] == target.shape[1:]:
+        _resample_axis(volume, target, 0, order)
+    elif np.prod(across) < np.prod(in_plane):
+        between = np.empty(across, dtype=np.float32)
+        _resample_axis(volume, between, 0, order)
+        _resample_planes(between, target, order)
+    else:
+        between = np.empty(in_plane, dtype=np.float32)
+        _resample_planes(volume, between, order)
+        _resample_axis(between, target, 0, order)
+    _clip(target, volume, order)
+
+
+def _resample_planes(volume: NDArray[np.float32], target: NDArray[np.float32], order: int) -> None:
+    """Resample the last two axes, a few planes at a time, so that what lies between the axes stays in the cache."""
+    axes = [axis for axis in (1, 2) if volume.shape[axis] != target.shape[axis]]
+    axes.sort(key=lambda axis: target.shape[axis] / volume.shape[axis])
+    if len(axes) == 1:
+        _resample_axis(volume, target, axes[0], order)
+        return
+    shape = [0, *volume.shape[1:]]
+    shape[axes[0]] = target.shape[axes[0]]
+    step = max(1, _SLAB_VOXELS // (shape[1] * shape[2]))
+    between = np.empty((min(step, len(volume)), *shape[1:]), dtype=np.float32)
+    for start in range(0, len(volume), step):
+        part = volume[start : start + step]
+        _resample_axis(part, between[: len(part)], axes[0], order)
+        _resample_axis(between[: len(part)], target[start : start + step], axes[1], order)
+
+
+def _clip(target: NDArray[np.float32], source: NDArray[np.float32], order: int) -> None:
+    """Splines overshoot; the result keeps to the source's range. Linear weights never leave it."""
+    if order == 3:
+        np.clip(target, source.min(), source.max(), out=target)
+
+
+def _resample_axis(volume: NDArray[np.float32], target: NDArray[np.float32], axis: int, order: int) -> None:
     from segplan.preprocessing.kernels import resample_axis
 
-    shape = (*volume.shape[:axis], size, *volume.shape[axis + 1 :])
-    result = np.empty(shape, dtype=np.float32) if target is None else target
     table = _cubic_table if order == 3 else _linear_table
-    resample_axis(_as_lines(volume, axis), _as_lines(result, axis), *table(volume.shape[axis], size))
-    return result
+    merge = volume.flags.c_contiguous and target.flags.c_contiguous
+    first, weights = table(volume.shape[axis], target.shape[axis])
+    resample_axis(_as_lines(volume, axis, merge), _as_lines(target, axis, merge), first, weights)
 
 
-def _as_lines(volume: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """A view (A, n, B) of a contiguous volume with `axis` in the middle and its neighbours in memory last."""
-    if axis == 0:
-        return volume.reshape(1, volume.shape[0], -1)
+def _as_lines(volume: NDArray[np.float32], axis: int, merge: bool) -> NDArray[np.float32]:
+    """A view (A, n, B) of a volume with `axis` in the middle; with `merge` the other two are one long B."""
     if axis == 1:
         return volume
-    return volume.reshape(1, -1, volume.shape[2]).transpose(0, 2, 1)
+    if axis == 2:
+        lines = volume.reshape(1, -1, volume.shape[2]) if merge else volume
+        return lines.transpose(0, 2, 1)
+    return volume.reshape(1, len(volume), -1) if merge else volume.transpose(1, 0, 2)

@@ -14,7 +14,6 @@ so a case exists exactly if its JSON does, and a writer that is killed leaves no
 import io
 import json
 import mmap
-import time
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -26,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segplan.errors import Problem, StoreError
-from segplan.imaging import atomic_write
+from segplan.imaging import TEMPORARY_PREFIX, atomic_write, remove_leftovers
 from segplan.preprocessing.case import CaseProperties, PreprocessedCase
 
-FORMAT = 1
-REMEDY = "Preprocess it again with force=true"
+FORMAT = 2
+REMEDY = "Take the case out and make it again: segplan verify-store FOLDER --remove, then plan.py stages=[preprocess]"
 
 _META = ".json"
 _IMAGE, _LABELS, _LOCATIONS, _REFERENCE = ".image.npy", ".labels.npy", ".locations.npy", ".reference.npz"
@@ -119,11 +118,8 @@ class CaseStore:
 
     def identifiers(self) -> list[str]:
         """All complete cases, sorted."""
-        if not self.folder.is_dir():
-            return []
-        names = {path.name for path in self.folder.iterdir()}
-        stems = (name.removesuffix(_META) for name in names if name.endswith(_META))
-        return sorted(stem for stem in stems if stem + _IMAGE in names)
+        names = self._names()
+        return [stem for stem in self.described() if stem + _IMAGE in names]
 
     def has(self, identifier: str, source_hash: str) -> bool:
         """Whether the case is complete and was made from `source_hash`; file sizes are looked at, not contents."""
@@ -144,9 +140,12 @@ class CaseStore:
         """
         path = self.folder / f"{identifier}{_META}"
         try:
-            data = json.loads(path.read_bytes())
+            content = path.read_bytes()
+            data = json.loads(content)
             if data["format"] != FORMAT:
                 raise StoreError(f"format {data['format']} is not the format {FORMAT} of this segplan", path, REMEDY)
+            if _sealed(data) != content:
+                raise ValueError("it is not as it was written")
             return StoredCase(
                 folder=self.folder,
                 identifier=identifier,
@@ -199,7 +198,7 @@ class CaseStore:
             "files": files,
         }
         with atomic_write(self.folder / f"{identifier}{_META}") as temporary:
-            temporary.write_text(json.dumps(description), encoding="utf-8")
+            temporary.write_bytes(_sealed(description))
 
     def remove(self, identifier: str) -> None:
         """Take a case out; nothing happens if it is not there."""
@@ -207,18 +206,26 @@ class CaseStore:
             (self.folder / f"{identifier}{ending}").unlink(missing_ok=True)
 
     def remove_leftovers(self, older_than_s: float = 3600.0) -> int:
-        """Delete the temporary files of killed writers; younger ones may belong to a writer at work.
+        """Delete the temporary files of killed writers, not those of writers at work; returns how many there were."""
+        return remove_leftovers(self.folder, older_than_s)
 
-        Returns:
-            How many there were.
-        """
-        if not self.folder.is_dir():
-            return 0
-        newest = time.time() - older_than_s
-        leftovers = [path for path in self.folder.glob(".tmp-*") if path.stat().st_mtime <= newest]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
+    def described(self) -> list[str]:
+        """All cases that have a description, be their arrays there or not; sorted."""
+        return sorted(name.removesuffix(_META) for name in self._names() if name.endswith(_META))
+
+    def undescribed(self) -> dict[str, list[str]]:
+        """Files of cases without a description: what a killed writer has left, or damage. Case name to file names."""
+        names = self._names()
+        found: dict[str, list[str]] = {}
+        for name in sorted(names):
+            for ending in _FILES:
+                if name.endswith(ending) and name.removesuffix(ending) + _META not in names:
+                    found.setdefault(name.removesuffix(ending), []).append(name)
+        return found
+
+    def leftovers(self) -> list[str]:
+        """Names of temporary files, of writers that were killed or are at work."""
+        return sorted(path.name for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"))
 
     def verify(self, identifier: str) -> list[Problem]:
         """Compare every file of a case with its size and checksum."""
@@ -238,6 +245,12 @@ class CaseStore:
                 problems.append(Problem(identifier, f"{path.name} is not as it was written", REMEDY))
         return problems
 
+    def _names(self) -> set[str]:
+        """Names of the files that belong to cases; temporary files do not."""
+        if not self.folder.is_dir():
+            return set()
+        return {path.name for path in self.folder.iterdir() if not path.name.startswith(TEMPORARY_PREFIX)}
+
     def _write(self, identifier: str, ending: str, content: "_Content") -> dict[str, Any]:
         checksum, size = 0, 0
         with atomic_write(self.folder / f"{identifier}{ending}") as temporary, temporary.open("wb") as file:
@@ -254,6 +267,12 @@ class _Content:
 
     parts: list[Any]
     layout: dict[str, Any]
+
+
+def _sealed(description: Mapping[str, Any]) -> bytes:
+    """A description as JSON, its own checksum in it; a whole file gives the same bytes when it is read and sealed."""
+    body = {key: value for key, value in description.items() if key != "crc32"}
+    return json.dumps({**body, "crc32": zlib.crc32(json.dumps(body).encode())}).encode()
 
 
 def _npy(array: NDArray[Any]) -> _Content:
@@ -273,7 +292,7 @@ def _zipped(content: _Content) -> bytes:
     return buffer.getvalue()
 
 
-def _smallest(labels: NDArray[np.int16]) -> NDArray[np.integer]:
+def _smallest(labels: NDArray[np.integer]) -> NDArray[np.integer]:
     narrow = np.iinfo(np.int8)
     fits = labels.min(initial=0) >= narrow.min and labels.max(initial=0) <= narrow.max
     return labels.astype(np.int8) if fits else labels

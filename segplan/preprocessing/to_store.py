@@ -16,6 +16,8 @@ def preprocess_to_store(
 ) -> str:
     """Read, preprocess and store a training case. Picklable with its arguments: a pool can run it.
 
+    On the network's grid a label is its index (`Labels.indexed`); the reference keeps the values of its file.
+
     Args:
         case: with its label map.
         labels: the dataset's labels.
@@ -36,10 +38,13 @@ def preprocess_to_store(
     image = read_image(case.images)
     reference = read_label_map(case.label).array[0]
     try:
-        preprocessed = preprocess(image, reference, plan)
+        preprocessed = preprocess(image, labels.to_indices(reference), plan, overwrite=True)
+    except DatasetError as error:
+        raise DatasetError(error.what, case.identifier, error.remedy) from error
     except ImageError as error:
         raise ImageError(error.what, error.where or case.identifier, error.remedy) from error
+    del image  # several hundred megabytes that writing does not need
     on_grid = preprocessed.labels
-    locations = {} if on_grid is None else foreground_locations(on_grid, labels)
+    locations = {} if on_grid is None else foreground_locations(on_grid, labels.indexed)
     CaseStore(store_folder).write(case.identifier, preprocessed, locations, reference, source_hash)
     return case.identifier

@@ -21,6 +21,16 @@ def vote(labels, shape):
     return np.where(nearest_is_tied, nearest, smallest)
 
 
+def margin(labels, shape):
+    """By how much the largest indicator beats the second; where it is nothing but rounding, the winner is chance."""
+    values = np.unique(labels)
+    scores = np.stack([zoom((labels == value).astype(np.float64), shape, 1) for value in values])
+    if len(values) == 1:
+        return np.ones(shape)
+    first, second = np.sort(scores, axis=0)[:-3:-1]
+    return first - second
+
+
 def slice_by_slice(volume, shape, axis, resize):
     """Resize every slice across `axis` in its plane, then pick the nearest slice."""
     in_plane = tuple(size for position, size in enumerate(shape) if position != axis)

@@ -168,11 +168,11 @@ def test_verify_sees_a_single_changed_byte(store, ending):
     path.write_bytes(content)
     assert store.has("case_01", "hash")
     (problem,) = store.verify("case_01")
-    assert problem.case == "case_01" and path.name in problem.what and "force=true" in problem.remedy
+    assert problem.case == "case_01" and path.name in problem.what and "--remove" in problem.remedy
 
 
 @pytest.mark.parametrize(
-    "change", [{"format": 2}, {"properties": {}}, {"files": None}, {"locations": {"1": 3}}, {"source_hash": None}]
+    "change", [{"format": 1}, {"properties": {}}, {"files": None}, {"locations": {"1": 3}}, {"source_hash": None}]
 )
 def test_a_description_of_another_kind_is_refused_or_not_taken_for_valid(store, change):
     path = store.folder / "case_01.json"
