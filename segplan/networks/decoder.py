@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from segplan.networks.blocks import CONV, TRANSPOSED_CONV, ConvStack
+from segplan.networks.checkpointing import Join, compute
 
 
 class Decoder(nn.Module):
@@ -31,13 +31,13 @@ class Decoder(nn.Module):
             self.stages.append(ConvStack(convs_per_stage, 2 * width, width, kernel_sizes[skip]))
             self.seg_layers.append(conv(width, num_classes, 1))
 
-    def forward(self, skips: list[Tensor], heads: int) -> list[Tensor]:
+    def forward(self, skips: list[Tensor], heads: int, *, checkpointing: bool = False) -> list[Tensor]:
         """Return the logits of the `heads` highest resolutions, highest first, from the encoder's outputs `skips`."""
         x = skips[-1]
         logits: list[Tensor] = []
         lowest = len(self.stages) - heads
         for depth, (up, stage, head) in enumerate(zip(self.transpconvs, self.stages, self.seg_layers, strict=True)):
-            x = stage(torch.cat((up(x), skips[-2 - depth]), dim=1))
+            x = compute(Join(up, stage), x, skips[-2 - depth], checkpointing=checkpointing)
             if depth >= lowest:
                 logits.append(head(x))
         return logits[::-1]

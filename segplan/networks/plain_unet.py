@@ -4,10 +4,12 @@ Parameter names are nnU-Net's, each once (nnU-Net's state dict repeats every one
 """
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from segplan.networks.blocks import ConvStack, initialize
+from segplan.networks.checkpointing import compute
 from segplan.networks.decoder import Decoder
 from segplan.networks.topology import check_topology
 
@@ -25,10 +27,14 @@ class PlainUNet(nn.Module):
         convs_per_stage_decoder: convolutions of a decoder stage.
         deep_supervision: return the logits of all resolutions (the lowest, at the bottleneck, has none). An attribute:
             set it to False for inference.
+        activation_checkpointing: keep few activations and compute the others again for the gradients: less memory,
+            about a third more time. An attribute.
 
     Raises:
         ConfigError: the three lists differ in length, or a stride or kernel has the wrong number of axes.
     """
+
+    switches_deep_supervision: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -41,10 +47,12 @@ class PlainUNet(nn.Module):
         convs_per_stage: int = 2,
         convs_per_stage_decoder: int = 2,
         deep_supervision: bool = True,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_topology(features, strides, kernel_sizes)
         self.deep_supervision = deep_supervision
+        self.activation_checkpointing = activation_checkpointing
         self.strides = tuple(tuple(int(step) for step in stride) for stride in strides)
         self.encoder = Encoder(input_channels, features, strides, kernel_sizes, convs_per_stage)
         self.decoder = Decoder(num_classes, features, strides, kernel_sizes, convs_per_stage_decoder)
@@ -53,7 +61,8 @@ class PlainUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map an image (B, C, *spatial) to logits (B, K, *spatial); with deep supervision to a list, highest first."""
         heads = len(self.strides) - 1 if self.deep_supervision else 1
-        logits: list[Tensor] = self.decoder(self.encoder(x), heads)
+        skips = self.encoder(x, checkpointing=self.activation_checkpointing)
+        logits: list[Tensor] = self.decoder(skips, heads, checkpointing=self.activation_checkpointing)
         return logits if self.deep_supervision else logits[0]
 
 
@@ -76,10 +85,10 @@ class Encoder(nn.Module):
             for c_in, c_out, kernel, stride in zip(inputs, features, kernel_sizes, strides, strict=True)
         )
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, *, checkpointing: bool = False) -> list[Tensor]:
         """Return the output of every stage, highest resolution first."""
         outputs = []
         for stage in self.stages:
-            x = stage(x)
+            x = compute(stage, x, checkpointing=checkpointing)
             outputs.append(x)
         return outputs

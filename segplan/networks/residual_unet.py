@@ -4,15 +4,15 @@ Parameter names are nnU-Net's, each once (nnU-Net's state dict repeats every one
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from segplan.errors import ConfigError
 from segplan.networks.blocks import CONV, INSTANCE_NORM, NEGATIVE_SLOPE, NORM_EPS, ConvBlock, ConvStack, initialize
+from segplan.networks.checkpointing import compute
 from segplan.networks.decoder import Decoder
-from segplan.networks.topology import check_topology
+from segplan.networks.topology import check_blocks, check_topology
 
 AVERAGE_POOL: dict[int, type[nn.AvgPool2d] | type[nn.AvgPool3d]] = {2: nn.AvgPool2d, 3: nn.AvgPool3d}
 
@@ -30,10 +30,14 @@ class ResidualUNet(nn.Module):
         convs_per_stage_decoder: convolutions of a decoder stage.
         deep_supervision: return the logits of all resolutions (the lowest, at the bottleneck, has none). An attribute:
             set it to False for inference.
+        activation_checkpointing: keep few activations and compute the others again for the gradients: less memory,
+            about a third more time. An attribute.
 
     Raises:
         ConfigError: the lists differ in length, or a stride or kernel has the wrong number of axes.
     """
+
+    switches_deep_supervision: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -46,15 +50,13 @@ class ResidualUNet(nn.Module):
         blocks_per_stage: Sequence[int],
         convs_per_stage_decoder: int = 1,
         deep_supervision: bool = True,
+        activation_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         check_topology(features, strides, kernel_sizes)
-        if len(blocks_per_stage) != len(features):
-            raise ConfigError(
-                f"network.blocks_per_stage has {len(blocks_per_stage)} entries, features {len(features)}",
-                remedy="Give a number of blocks for each stage.",
-            )
+        check_blocks(blocks_per_stage, len(features))
         self.deep_supervision = deep_supervision
+        self.activation_checkpointing = activation_checkpointing
         self.strides = tuple(tuple(int(step) for step in stride) for stride in strides)
         self.encoder = ResidualEncoder(input_channels, features, strides, kernel_sizes, blocks_per_stage)
         self.decoder = Decoder(num_classes, features, strides, kernel_sizes, convs_per_stage_decoder)
@@ -64,7 +66,8 @@ class ResidualUNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         """Map an image (B, C, *spatial) to logits (B, K, *spatial); with deep supervision to a list, highest first."""
         heads = len(self.strides) - 1 if self.deep_supervision else 1
-        logits: list[Tensor] = self.decoder(self.encoder(x), heads)
+        skips = self.encoder(x, checkpointing=self.activation_checkpointing)
+        logits: list[Tensor] = self.decoder(skips, heads, checkpointing=self.activation_checkpointing)
         return logits if self.deep_supervision else logits[0]
 
 
@@ -89,12 +92,13 @@ class ResidualEncoder(nn.Module):
             )
         )
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor, *, checkpointing: bool = False) -> list[Tensor]:
         """Return the output of every stage, highest resolution first."""
         x = self.stem(x)
         outputs = []
         for stage in self.stages:
-            x = stage(x)
+            for block in stage.get_submodule("blocks").children():
+                x = compute(block, x, checkpointing=checkpointing)
             outputs.append(x)
         return outputs
 

@@ -34,3 +34,16 @@ def check_topology(
     if any(step != 1 for step in strides[0]):
         remedy = "The first stage must not downsample: use ones."
         raise ConfigError(f"is {list(strides[0])}", "network.strides[0]", remedy)
+
+
+def check_blocks(blocks_per_stage: Sequence[int], stages: int) -> None:
+    """Refuse a number of entries other than that of the `stages`.
+
+    Raises:
+        ConfigError: says what does not fit.
+    """
+    if len(blocks_per_stage) != stages:
+        raise ConfigError(
+            f"network.blocks_per_stage has {len(blocks_per_stage)} entries, features {stages}",
+            remedy="Give a number of blocks for each stage.",
+        )

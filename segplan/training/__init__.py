@@ -2,7 +2,7 @@
 
 from segplan.training.checkpoint_io import SafeCheckpointIO, load_checkpoint
 from segplan.training.deep_supervision import DeepSupervisionLoss, deep_supervision_weights, downsample_labels
-from segplan.training.finetune import load_pretrained
+from segplan.training.finetune import transfer
 from segplan.training.losses import DiceBCELoss, DiceCELoss, DiceFocalLoss, DiceTopKLoss, TverskyCELoss
 from segplan.training.module import SegmentationModule
 from segplan.training.patch_dice import PatchDice
@@ -26,5 +26,5 @@ __all__ = [
     "deep_supervision_weights",
     "downsample_labels",
     "load_checkpoint",
-    "load_pretrained",
+    "transfer",
 ]

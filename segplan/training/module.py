@@ -11,8 +11,10 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from segplan.errors import RunError
+from segplan.networks import set_deep_supervision
 from segplan.training.clock import StepClock
 from segplan.training.deep_supervision import DeepSupervisionLoss
+from segplan.training.finetune import SCALE_KEY, parameter_groups
 from segplan.training.patch_dice import PatchDice
 from segplan.training.schedule import PlateauDecay
 
@@ -24,13 +26,14 @@ class SegmentationModule(pl.LightningModule):
     """Trains a network on patches.
 
     Args:
-        network: maps (B, C, *spatial) to logits, with deep supervision to a list of them; has `deep_supervision`.
+        network: maps (B, C, *spatial) to logits, with deep supervision to a list of them.
         loss: takes logits and labels of one resolution.
         optimizer: makes the optimiser from the keyword argument `params`.
         schedule: factor on the learning rate, of (epoch, max_epochs).
         patch_dice: counts validation patches.
         deep_supervision: train on the heads of all resolutions; helps small structures at little cost.
         compile: compile the network; faster steps for minutes of start-up.
+        learning_rates: factor on the learning rate of each part of the network; 1 where left out.
         metadata: plain values (plan, labels, mirroring, identity) that every checkpoint carries.
     """
 
@@ -44,10 +47,11 @@ class SegmentationModule(pl.LightningModule):
         patch_dice: PatchDice,
         deep_supervision: bool = True,
         compile: bool = False,
+        learning_rates: Mapping[str, float] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        network.deep_supervision = deep_supervision  # type: ignore[assignment]
+        set_deep_supervision(network, deep_supervision)
         self.network = network
         if compile:
             network.compile()
@@ -59,11 +63,12 @@ class SegmentationModule(pl.LightningModule):
         self.best_ema: float | None = None
         self.ended_because: str | None = None
         self._make_optimizer, self._schedule = optimizer, schedule
+        self._learning_rates = dict(learning_rates or {})
         self._metadata = dict(metadata or {})
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser over all parameters; the schedule is applied at each epoch's start."""
-        return self._make_optimizer(params=self.network.parameters())
+        return self._make_optimizer(params=parameter_groups(self.network, self._learning_rates))
 
     def on_train_start(self) -> None:
         """Set the rate also where a resumed epoch is entered in its middle."""
@@ -137,10 +142,11 @@ class SegmentationModule(pl.LightningModule):
         """
         dice = self.patch_dice.compute().reshape(-1).tolist()  # torchmetrics makes a single value a scalar
         seen = [value for value in dice if not math.isnan(value)]
+        first = self.trainer.optimizers[0].param_groups[0]
         return {
             "epoch": self.current_epoch + 1,
             "step": self.global_step,
-            "lr": float(self.trainer.optimizers[0].param_groups[0]["lr"]),
+            "lr": float(first["lr"]) / first.get(SCALE_KEY, 1.0),
             "train_loss": float(self.train_loss.compute()),
             "val_loss": float(self.val_loss.compute()),
             "patch_dice": sum(seen) / len(seen) if seen else math.nan,
@@ -176,7 +182,7 @@ class SegmentationModule(pl.LightningModule):
         factor = self._schedule(self.current_epoch, int(self.trainer.max_epochs or 1))
         for group in self.trainer.optimizers[0].param_groups:
             group.setdefault("initial_lr", group["lr"])
-            group["lr"] = group["initial_lr"] * factor
+            group["lr"] = group["initial_lr"] * factor * group.get(SCALE_KEY, 1.0)
 
 
 class RunningMean(Metric):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from segplan.errors import WorkerError
 from segplan.training.callbacks.stopping import StopOnSignal, TrainingStoppedError
 from segplan.training.module import SegmentationModule
 
@@ -52,6 +53,15 @@ class Checkpoints(pl.Callback):
         """Save the end state, from which a run with more epochs can go on."""
         trainer.save_checkpoint(self.last)
         trainer.save_checkpoint(self.final)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where a loader process has died between two steps: nothing is lost then."""
+        if not isinstance(exception, WorkerError) or trainer.world_size > 1:
+            return  # several ranks would wait for each other
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
+        # From an epoch's validation or from its first batch Lightning does not resume exactly.
+        if 0 < done < trainer.num_training_batches and done % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(self.last)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         due = self._stop.received is not None or time.monotonic() - self._saved_at >= self._seconds
