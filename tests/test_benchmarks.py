@@ -1,5 +1,6 @@
 """The benchmarks start, refuse to compare without nnU-Net, and measure what they say."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 SCRIPTS = {
     "planning.py": [],
+    "preprocessing.py": [],
+    "loading.py": [],
     "step_agreement.py": [],
     "training_time.py": [],
     "dice_small_budget.py": ["--full"],
@@ -31,7 +34,7 @@ def on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "reference_environment.py"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "reference_environment.py", "case_store.py"])
 def test_help_is_answered(name):
     done = run_script(name, "--help")
     assert done.returncode == 0, done.stderr
@@ -44,6 +47,19 @@ def test_without_nnunet_nothing_is_compared_and_the_exit_code_is_3(name, extra, 
     assert done.returncode == 3, done.stderr
     assert done.stdout == ""
     assert "nnU-Net is not available" in done.stderr
+
+
+def test_without_a_cuda_device_the_gpu_benchmark_says_so_and_leaves_with_3():
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "loading_gpu.py"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=os.environ | {"PYTHONPATH": str(BENCHMARKS.parent), "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert done.returncode == 3, done.stderr
+    assert done.stderr == "there is no CUDA device here, so nothing is measured\n"
 
 
 def test_an_environment_that_cannot_be_made_gives_exit_code_3(tmp_path):

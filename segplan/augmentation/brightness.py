@@ -1,5 +1,6 @@
 """Multiplicative brightness."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,4 +40,14 @@ class Brightness:
 
     def apply(self, image: Tensor, labels: Tensor, params: FactorParams) -> tuple[Tensor, Tensor]:
         """Return the scaled `image` (C, *spatial) and `labels` as they are."""
-        return image * per_channel(params.factors, image), labels
+        return image.mul_(per_channel(params.factors, image)), labels
+
+    def apply_batch(self, images: Tensor, labels: Tensor, params: Sequence[FactorParams]) -> tuple[Tensor, Tensor]:
+        """As `apply`, for `images` (N, C, *spatial): the channels of all samples at once."""
+        images.flatten(0, 1).mul_(per_channel(all_factors(params), images.flatten(0, 1)))
+        return images, labels
+
+
+def all_factors(params: Sequence[FactorParams]) -> tuple[float, ...]:
+    """Return the factors of several samples one after another."""
+    return tuple(factor for sample in params for factor in sample.factors)

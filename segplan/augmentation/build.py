@@ -1,11 +1,13 @@
 """From a configuration node to a pipeline."""
 
+import dataclasses
 import difflib
 import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segplan.augmentation.cascade import CascadeMorphology, CascadeRemoveComponent
 from segplan.augmentation.mirror import Mirror
 from segplan.augmentation.pipeline import Pipeline
 from segplan.augmentation.spatial import Spatial
@@ -13,10 +15,20 @@ from segplan.augmentation.torchio_bridge import TorchioTransform
 from segplan.augmentation.transform import Context
 from segplan.errors import ConfigError
 
+DEVICES = ("auto", "cpu", "cuda", "accelerator")
+"""Where patches are augmented: in the loader's workers (cpu), or in batches where the network computes."""
+
 _SETTINGS = ("device", "dummy_2d")
 
 
-def build_pipeline(node: Mapping[str, Any], patch_size: Sequence[int], use_mask_for_norm: Sequence[bool]) -> Pipeline:
+def build_pipeline(
+    node: Mapping[str, Any],
+    patch_size: Sequence[int],
+    use_mask_for_norm: Sequence[bool],
+    *,
+    label_values: Sequence[int] | None = None,
+    previous_labels: Sequence[int] = (),
+) -> Pipeline:
     """Build the training pipeline that an `augmentation` node describes.
 
     Args:
@@ -24,17 +36,22 @@ def build_pipeline(node: Mapping[str, Any], patch_size: Sequence[int], use_mask_
             A null transform, or one whose probability is 0, is off. `spatial`, which cuts the patch, comes first.
         patch_size: network patch, 2 or 3 entries.
         use_mask_for_norm: per image channel, whether it was normalised within the nonzero mask.
+        label_values: the label files' values, if the pipeline's label maps hold their indices in this list instead;
+            the node always names the files' values.
+        previous_labels: foreground labels of the previous stage's segmentation, which the pipeline then expects as
+            channel 1 of the labels; empty outside cascades.
 
     Raises:
         ConfigError: a key, value or transform that cannot work, or an order that cannot.
     """
-    if node.get("device", "cpu") != "cpu":
+    if node.get("device", "cpu") not in DEVICES:
         raise ConfigError(
-            f"{node['device']!r} is not available",
+            f"{node['device']!r} is no device",
             where="augmentation.device",
-            remedy="Use cpu, which runs in the loader's workers.",
+            remedy=f"Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.",
         )
-    context = Context(len(use_mask_for_norm), tuple(patch_size), bool(node.get("dummy_2d", False)))
+    is_flat = bool(node.get("dummy_2d", False))
+    context = Context(len(use_mask_for_norm), tuple(patch_size), is_flat, tuple(previous_labels))
     if context.dummy_2d and len(context.patch_size) != 3:
         raise ConfigError("a 2D patch has no thick axis", where="augmentation.dummy_2d", remedy="Set it to false.")
     spatial: Spatial | None = None
@@ -43,6 +60,8 @@ def build_pipeline(node: Mapping[str, Any], patch_size: Sequence[int], use_mask_
         if name in _SETTINGS or description is None:
             continue
         transform = _build_transform(name, description)
+        if isinstance(transform, CascadeMorphology | CascadeRemoveComponent) and not context.previous_labels:
+            continue
         if isinstance(transform, Spatial):
             if spatial is not None or transforms:
                 raise ConfigError(
@@ -52,9 +71,11 @@ def build_pipeline(node: Mapping[str, Any], patch_size: Sequence[int], use_mask_
                 )
             spatial = transform if transform.rotation_probability or transform.scaling_probability else None
         elif transform.probability > 0:
-            transforms.append((name, transform))
             if isinstance(transform, Mirror):
+                transform = _with_indices(transform, label_values)
                 transform.resolved_axes(len(context.patch_size))  # refuses axes that the patch lacks
+                transform.resolved_swap_axis(len(context.patch_size))
+            transforms.append((name, transform))
     # Without augmentation nothing has changed the outside since the normalisation.
     use_mask = tuple(bool(flag) for flag in use_mask_for_norm) if spatial or transforms else ()
     return Pipeline(context, spatial, tuple(transforms), use_mask)
@@ -63,6 +84,22 @@ def build_pipeline(node: Mapping[str, Any], patch_size: Sequence[int], use_mask_
 def plain_pipeline(patch_size: Sequence[int], channels: int) -> Pipeline:
     """Return the pipeline of validation patches: cut out as they lie, -1 turned into background."""
     return Pipeline(Context(channels, tuple(patch_size)))
+
+
+def _with_indices(mirror: Mirror, label_values: Sequence[int] | None) -> Mirror:
+    """Turn the label values of `swap_labels` into those that stand in the label maps."""
+    if label_values is None or not mirror.swap_labels:
+        return mirror
+    values = list(label_values)
+    unknown = [label for pair in mirror.swap_labels for label in pair if label not in values]
+    if unknown:
+        raise ConfigError(
+            f"there is no label {unknown[0]}",
+            where="augmentation.mirror.swap_labels",
+            remedy=f"The labels are {', '.join(str(value) for value in values if value)}.",
+        )
+    pairs = tuple((values.index(left), values.index(right)) for left, right in mirror.swap_labels)
+    return dataclasses.replace(mirror, swap_labels=pairs)
 
 
 def _build_transform(name: str, description: Any) -> Any:
@@ -96,7 +133,11 @@ def _construct(name: str, node: Mapping[str, Any]) -> Any:
     except TypeError as error:
         known = ", ".join(inspect.signature(target).parameters)
         raise ConfigError(f"{path}: {error}", where=f"augmentation.{name}", remedy=f"Known keys: {known}.") from error
-    return target(**arguments)
+    try:
+        return target(**arguments)
+    except (TypeError, ValueError) as error:
+        what = f"{path} refuses a value ({error})"
+        raise ConfigError(what, f"augmentation.{name}", "See what its documentation allows.") from error
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -1,5 +1,6 @@
 """Gamma curves that keep the channel's mean and standard deviation."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,28 +45,41 @@ class Gamma:
 
     def apply(self, image: Tensor, labels: Tensor, params: GammaParams) -> tuple[Tensor, Tensor]:
         """Return the bent `image` (C, *spatial) and `labels` as they are."""
-        if self.invert:
-            return gamma(-image, params.gammas).neg_(), labels
-        return gamma(image, params.gammas), labels
+        for channel, exponent in zip(image, params.gammas, strict=True):
+            gamma_(channel[None], (exponent,), self.invert)
+        return image, labels
+
+    def apply_batch(self, images: Tensor, labels: Tensor, params: Sequence[GammaParams]) -> tuple[Tensor, Tensor]:
+        """As `apply`, for `images` (N, C, *spatial): the channels of all samples at once."""
+        exponents = tuple(exponent for sample in params for exponent in sample.gammas)
+        gamma_(images.flatten(0, 1), exponents, self.invert)
+        return images, labels
 
 
-def gamma(image: Tensor, gammas: tuple[float, ...]) -> Tensor:
-    """Return ((x - min)/range)^γ·range + min, brought back to x's mean and deviation, per channel of (C, *spatial)."""
+def gamma_(image: Tensor, gammas: tuple[float, ...], invert: bool = False) -> Tensor:
+    """Bend each channel of `image` (C, *spatial) in place.
+
+    ((x - min)/range)^γ·range + min, brought back to x's mean and standard deviation; `invert` does so to -x.
+    """
+    if invert:
+        return gamma_(image.neg_(), gammas).neg_()
     axes = tuple(range(1, image.ndim))
     low = image.amin(axes, keepdim=True)
     span = image.amax(axes, keepdim=True) - low
-    mean, std = _mean_and_std(image)
-    # x^γ as 2^(γ·log2 x): half the time of pow on a CPU; 0 stays 0.
-    unit = (image - low).div_(span.clamp(min=_TINY)).log2_()
-    bent = unit.mul_(per_channel(gammas, image)).exp2_().mul_(span).add_(low)
-    new_mean, new_std = _mean_and_std(bent)
-    return bent.sub_(new_mean).mul_(std / new_std.clamp(min=_TINY)).add_(mean)
+    mean, std = _centre_(image)
+    # x^γ as 2^(γ·log2 x): half the time of pow on a CPU; 0 stays 0. The mean is off already.
+    image.add_(mean - low).clamp_(min=0).div_(span.clamp(min=_TINY)).log2_()
+    image.mul_(per_channel(gammas, image)).exp2_().mul_(span)
+    _, new_std = _centre_(image)
+    return image.mul_(std / new_std.clamp(min=_TINY)).add_(mean)
 
 
-def _mean_and_std(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation per channel; as a norm, 10 times faster on a CPU than `torch.std`."""
+def _centre_(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Subtract each channel's mean; returns mean and unbiased standard deviation.
+
+    As a norm the deviation takes a tenth of the time of `torch.std` on a CPU.
+    """
     axes = tuple(range(1, image.ndim))
     mean = image.mean(axes, keepdim=True)
-    voxels = image[0].numel()
-    norm = torch.linalg.vector_norm(image - mean, dim=axes, keepdim=True)
-    return mean, norm / max(voxels - 1, 1) ** 0.5
+    norm = torch.linalg.vector_norm(image.sub_(mean), dim=axes, keepdim=True)
+    return mean, norm / max(image[0].numel() - 1, 1) ** 0.5

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from segplan.augmentation.transform import Context, check_probability, check_range, seed_from, uniform
 
+_PIECE = 2**15
+
 
 @dataclass(frozen=True)
 class NoiseParams:
@@ -42,11 +44,17 @@ class GaussianNoise:
 
     def apply(self, image: Tensor, labels: Tensor, params: NoiseParams) -> tuple[Tensor, Tensor]:
         """Return the noisy `image` (C, *spatial) and `labels` as they are."""
-        return gaussian_noise(image, params.std, params.seed), labels
+        return gaussian_noise_(image, params.std, params.seed), labels
 
 
-def gaussian_noise(image: Tensor, std: float, seed: int) -> Tensor:
-    """Return `image` (C, *spatial) plus N(0, std²); the field depends on seed, shape and kind of device alone."""
+def gaussian_noise_(image: Tensor, std: float, seed: int) -> Tensor:
+    """Add N(0, std²) to `image` (C, *spatial) in place; the field depends on seed, shape and kind of device alone."""
     generator = torch.Generator(device=image.device).manual_seed(seed)
-    field = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    return field.mul_(std).add_(image)
+    # On a CPU in pieces that stay in the cache; their size is a multiple of what torch draws at a time.
+    flat = image.view(-1)
+    length = _PIECE if image.device.type == "cpu" else len(flat)
+    for start in range(0, len(flat), length):
+        piece = flat[start : start + length]
+        field = torch.randn(piece.shape, generator=generator, device=image.device, dtype=image.dtype)
+        piece.add_(field, alpha=std)
+    return image

@@ -4,18 +4,17 @@ from torch import Tensor
 
 
 def mask_outside(image: Tensor, labels: Tensor, use_mask: tuple[bool, ...]) -> Tensor:
-    """Return `image` (C, *spatial) with 0 where label channel 0 is negative, in channels normalised within the mask.
+    """Set `image` (C, *spatial) to 0 where label channel 0 is negative, in channels normalised within the mask.
 
     Interpolation, noise and intensity curves change the outside, which such a normalisation left at exactly 0.
     """
     outside = labels[0] < 0
-    masked = image.clone()
     for channel, is_masked in enumerate(use_mask):
         if is_masked:
-            masked[channel].masked_fill_(outside, 0)
-    return masked
+            image[channel].masked_fill_(outside, 0)
+    return image
 
 
 def outside_to_background(labels: Tensor) -> Tensor:
-    """Return `labels` with the label -1 replaced by the background, 0."""
-    return labels.clamp(min=0)
+    """Replace the label -1 in `labels` by the background, 0, in place."""
+    return labels.clamp_(min=0)

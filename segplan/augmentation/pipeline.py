@@ -1,17 +1,22 @@
 """A list of transforms as one: draw all parameters of a sample, then cut and augment its patch."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from segplan.augmentation.batch import Source, apply_to_batch, read_source, resolve_sources
 from segplan.augmentation.mirror import Mirror
 from segplan.augmentation.outside import mask_outside, outside_to_background
 from segplan.augmentation.patch_geometry import Box3, initial_patch_size
 from segplan.augmentation.spatial import Spatial, cut_patch
 from segplan.augmentation.transform import Context, Transform
+
+_BOX_TO_PATCH = 3  # holds most boxes at ±30°; the rest is warped where it is read
 
 Params = Mapping[str, Any]
 """Per name of a transform that acts on the sample, its parameters: all that is needed to replay it."""
@@ -56,6 +61,14 @@ class Pipeline:
                 axes.update(transform.resolved_axes(len(self.context.patch_size)))
         return tuple(sorted(axes)) or None
 
+    @property
+    def mirror_swap(self) -> tuple[int, tuple[tuple[int, int], ...]] | None:
+        """Axis along which mirroring exchanges labels, and the pairs; None if none is exchanged."""
+        for _, transform in self.transforms:
+            if isinstance(transform, Mirror) and transform.swap_labels:
+                return transform.resolved_swap_axis(len(self.context.patch_size)), transform.swap_labels
+        return None
+
     def sample(self, rng: np.random.Generator) -> Params:
         """Draw the parameters of one sample; nothing of the case is needed yet."""
         params: dict[str, Any] = {}
@@ -66,30 +79,97 @@ class Pipeline:
         return {name: drawn for name, drawn in params.items() if drawn is not None}
 
     def apply(
-        self, image: np.ndarray, labels: np.ndarray, params: Params, box: Box3 | None = None
+        self,
+        image: np.ndarray,
+        labels: np.ndarray,
+        params: Params,
+        box: Box3 | None = None,
+        out: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Cut the patch and augment it; a pure function of its arguments.
+        """Cut the patch and augment it; a pure function of its arguments, which stay as they are.
 
         Args:
             image: (C, Z, Y, X) float32; a whole case (memory-mapped) or a part of it.
             labels: (L, Z, Y, X) integer, -1 outside the nonzero mask.
             params: what `sample` drew.
             box: where the box of `initial_patch_size` lies in `image`; by default all of `image`.
+            out: contiguous CPU tensors of the result's shapes to write into, such as a sample's places in a batch.
 
         Returns:
-            image (C, *patch_size) float32 and labels (L, *patch_size) int16 without -1; 2D patches without axis 0.
+            `out`, or new tensors: image (C, *patch_size) float32 and labels (L, *patch_size) int16 without -1;
+            2D patches without axis 0.
         """
-        size = (image.shape[1], image.shape[2], image.shape[3])
-        patch = cut_patch(image, labels, box or Box3((0, 0, 0), size), self.patch_box_size, params.get("spatial"))
-        if len(self.context.patch_size) == 2:
-            patch = patch[0][:, 0], patch[1][:, 0]
+        is_flat = len(self.context.patch_size) == 2
+        place = (out[0].unsqueeze(1), out[1].unsqueeze(1)) if out and is_flat else out
+        patch = cut_patch(image, labels, box or whole(image), self.patch_box_size, params.get("spatial"), out=place)
+        if is_flat:
+            patch = patch[0].squeeze(1), patch[1].squeeze(1)
         for name, transform in self.transforms:
             if name in params:
                 patch = transform.apply(*patch, params[name])
-        augmented, warped_labels = patch
+        augmented = mask_outside(*patch, self.use_mask) if any(self.use_mask) else patch[0]
+        final = augmented.contiguous(), outside_to_background(patch[1]).contiguous()
+        if out is None:
+            return final
+        for target, made in zip(out, final, strict=True):
+            if made.data_ptr() != target.data_ptr():  # a transform could not work in place
+                target.copy_(made)
+        return out
+
+    @property
+    def source_voxels(self) -> int:
+        """Voxels a channel that `read` has room for: of most boxes around a turned patch, where patches turn."""
+        return math.prod(self.patch_box_size) * (_BOX_TO_PATCH if self.spatial else 1)
+
+    def read(
+        self,
+        image: np.ndarray,
+        labels: np.ndarray,
+        params: Params,
+        box: Box3 | None = None,
+        *,
+        out: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor, Source]:
+        """Read what `apply` would read, for `apply_batch` on another device; arguments as of `apply`.
+
+        Returns:
+            `out`, or new tensors: image (C, source_voxels) float32, labels (L, source_voxels) int16, of which the first
+            voxels are used; and what shall happen to them.
+        """
+        voxels, voxel_labels = out or (
+            torch.zeros((image.shape[0], self.source_voxels)),
+            torch.zeros((labels.shape[0], self.source_voxels), dtype=torch.int16),
+        )
+        case = (image, labels)
+        source = read_source(case, params, box or whole(image), self.patch_box_size, (voxels, voxel_labels))
+        return voxels, voxel_labels, source
+
+    def apply_batch(self, voxels: Tensor, voxel_labels: Tensor, sources: Sequence[Source]) -> tuple[Tensor, Tensor]:
+        """Augment what `read` read, on the device where it lies; the same function as `apply`.
+
+        Random fields (noise) depend on the kind of device; all else agrees with `apply` but for rounding.
+
+        Args:
+            voxels: (N, C, source_voxels).
+            voxel_labels: (N, L, source_voxels).
+            sources: what `read` said of each.
+
+        Returns:
+            images (N, C, *patch_size) float32 and labels (N, L, *patch_size) int16 without -1.
+        """
+        images, labels = resolve_sources(voxels, voxel_labels, sources, self.patch_box_size)
+        if len(self.context.patch_size) == 2:
+            images, labels = images.squeeze(2), labels.squeeze(2)
+        images, labels = apply_to_batch(self.transforms, images, labels, [source.params for source in sources])
         if any(self.use_mask):
-            augmented = mask_outside(augmented, warped_labels, self.use_mask)
-        return augmented.contiguous(), outside_to_background(warped_labels)
+            for image, own_labels in zip(images, labels, strict=True):
+                mask_outside(image, own_labels, self.use_mask)
+        return images, outside_to_background(labels)
+
+
+def whole(image: np.ndarray) -> Box3:
+    """Return the box that is all of `image` (C, Z, Y, X)."""
+    return Box3((0, 0, 0), (image.shape[1], image.shape[2], image.shape[3]))
 
 
 def _as_3d(size: tuple[int, ...]) -> tuple[int, int, int]:

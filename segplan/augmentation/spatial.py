@@ -17,14 +17,19 @@ from segplan.augmentation.transform import Context, check_probability, check_ran
 from segplan.errors import ConfigError
 
 OUTSIDE_LABEL = -1
+# Scores of labels that differ by less count as tied: nnU-Net 2.8.1 compares them in half precision.
+TIE = 1.2e-4
 
 
 @dataclass(frozen=True)
 class SpatialParams:
-    """One angle an axis (3D) or one in the plane (2D, dummy-2D), in radians, and one scale; > 1 shrinks objects."""
+    """One angle an axis (3D) or one in the plane (2D, dummy-2D), in radians, and the scale; > 1 shrinks objects.
+
+    The scale is one number, or one for each axis that is scaled (2 in the plane).
+    """
 
     angles: tuple[float, ...]
-    scale: float
+    scale: float | tuple[float, ...]
 
     def matrix(self) -> np.ndarray:
         """Return the 3×3 matrix from patch voxels to case voxels, axes (z, y, x): Rz·Ry·Rx·scale.
@@ -32,11 +37,13 @@ class SpatialParams:
         Angle k turns about array axis k. A single angle turns and scales in the plane and leaves axis 0 alone.
         """
         if len(self.angles) == 1:
-            return _rotation(self.angles[0], 1, 2) @ np.diag((1.0, self.scale, self.scale))
+            scales = self.scale if isinstance(self.scale, tuple) else (self.scale, self.scale)
+            return _rotation(self.angles[0], 1, 2) @ np.diag((1.0, *scales))
         about_0, about_1, about_2 = self.angles
         # The signs follow nnU-Net 2.8.1, whose rotation about axis 1 maps axis 2 onto axis 0.
         turned: np.ndarray = _rotation(about_2, 0, 1) @ _rotation(-about_1, 0, 2) @ _rotation(about_0, 1, 2)
-        return turned * self.scale
+        scaled: np.ndarray = turned * np.array(self.scale)  # per axis: one factor a column
+        return scaled
 
 
 def _rotation(angle: float, first: int, second: int) -> np.ndarray:
@@ -56,17 +63,22 @@ class Spatial:
         rotation_probability: share of samples that are rotated.
         rotation_degrees: range of the angles, one drawn per axis (in dummy-2D and 2D one in the plane); "auto" is
             ±30 in 3D, ±180 in 2D and dummy-2D, ±15 for 2D patches longer than 1.5 times their width.
+        axis_probability: share of the axes about which a rotated sample turns.
         scaling_probability: share of samples that are scaled.
         scale: range of the one factor for all axes (in dummy-2D those of the plane); 1.4 shrinks objects to 71 %.
+        scale_per_axis: draw a factor for each axis instead, which also stretches and squeezes.
     """
 
     rotation_probability: float = 0.2
     rotation_degrees: tuple[float, float] | Literal["auto"] = "auto"
+    axis_probability: float = 1.0
     scaling_probability: float = 0.2
     scale: tuple[float, float] = (0.7, 1.4)
+    scale_per_axis: bool = False
 
     def __post_init__(self) -> None:
         check_probability("spatial.rotation_probability", self.rotation_probability)
+        check_probability("spatial.axis_probability", self.axis_probability)
         check_probability("spatial.scaling_probability", self.scaling_probability)
         check_range("spatial.scale", self.scale, minimum=1e-3)
         if self.rotation_degrees != "auto":
@@ -92,12 +104,25 @@ class Spatial:
             return None
         degrees = self.rotation_range(context)
         count = 3 if len(context.patch_size) == 3 and not context.dummy_2d else 1
-        angles = tuple(math.radians(uniform(rng, degrees)) if is_rotated else 0.0 for _ in range(count))
-        return SpatialParams(angles, uniform(rng, self.scale) if is_scaled else 1.0)
+        angles = tuple(
+            math.radians(uniform(rng, degrees)) if is_rotated and self._turns(rng) else 0.0 for _ in range(count)
+        )
+        if not (is_scaled and self.scale_per_axis):
+            return SpatialParams(angles, uniform(rng, self.scale) if is_scaled else 1.0)
+        return SpatialParams(angles, tuple(uniform(rng, self.scale) for _ in range(3 if count == 3 else 2)))
+
+    def _turns(self, rng: np.random.Generator) -> bool:
+        return self.axis_probability >= 1 or rng.random() < self.axis_probability
 
 
 def cut_patch(
-    image: np.ndarray, labels: np.ndarray, box: Box3, patch_size: tuple[int, int, int], params: SpatialParams | None
+    image: np.ndarray,
+    labels: np.ndarray,
+    box: Box3,
+    patch_size: tuple[int, int, int],
+    params: SpatialParams | None,
+    *,
+    out: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cut the network patch out of the middle of `box`, turned and scaled if there are `params`.
 
@@ -110,43 +135,51 @@ def cut_patch(
         box: where the patch was placed; it may reach beyond the image.
         patch_size: network patch (z, y, x), not larger than the box.
         params: what `Spatial.sample` drew.
+        out: contiguous CPU tensors of the result's shapes to write into, such as places in a batch.
 
     Returns:
-        New tensors: image (C, *patch_size) float32 and labels (L, *patch_size) int16.
+        `out`, or new tensors: image (C, *patch_size) float32 and labels (L, *patch_size) int16.
     """
+    patch, patch_labels = out or (
+        torch.empty((image.shape[0], *patch_size)),
+        torch.empty((labels.shape[0], *patch_size), dtype=torch.int16),
+    )
     if params is None:
-        lower = tuple(
-            low + size // 2 - patch // 2 for low, size, patch in zip(box.lower, box.size, patch_size, strict=True)
-        )
-        cropped = (
-            _crop(image, lower, patch_size, 0, np.float32),
-            _crop(labels, lower, patch_size, OUTSIDE_LABEL, np.int16),
-        )
-        return torch.from_numpy(cropped[0]), torch.from_numpy(cropped[1])
+        lower = middle_of(box, patch_size)
+        crop(image, lower, patch.numpy(), 0)
+        crop(labels, lower, patch_labels.numpy(), OUTSIDE_LABEL)
+        return patch, patch_labels
     from segplan.augmentation.warp import warp  # imports numba, which takes half a second
 
-    centre = np.array(box.lower) + (np.array(box.size) - 1) / 2
-    matrix = params.matrix()
+    warp(image, labels, params.matrix(), warp_centre(box, patch_size, params), (patch.numpy(), patch_labels.numpy()))
+    return patch, patch_labels
+
+
+def middle_of(box: Box3, patch_size: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Return the lower corner of the patch in the middle of a box."""
+    z, y, x = (low + size // 2 - patch // 2 for low, size, patch in zip(box.lower, box.size, patch_size, strict=True))
+    return z, y, x
+
+
+def warp_centre(box: Box3, patch_size: tuple[int, int, int], params: SpatialParams) -> np.ndarray:
+    """Return the case coordinates (z, y, x) of the middle of a turned patch; in the plane, slices stay slices."""
+    centre: np.ndarray = np.array(box.lower) + (np.array(box.size) - 1) / 2
     if len(params.angles) == 1:
-        centre[0] = box.lower[0] + box.size[0] // 2 - patch_size[0] // 2 + (patch_size[0] - 1) / 2
-    warped, voted = warp(image, labels, matrix, centre, patch_size)
-    return torch.from_numpy(warped), torch.from_numpy(voted)
+        centre[0] = middle_of(box, patch_size)[0] + (patch_size[0] - 1) / 2
+    return centre
 
 
-def _crop(
-    array: np.ndarray, lower: tuple[int, ...], size: tuple[int, ...], fill: int, dtype: type[np.generic]
-) -> np.ndarray:
-    """Copy a box (*lower, *size) of `array` (N, Z, Y, X), with `fill` where it lies beyond the array."""
+def crop(array: np.ndarray, lower: tuple[int, ...], out: np.ndarray, fill: int) -> None:
+    """Copy the box of `out`'s size at `lower` of `array` (N, Z, Y, X), with `fill` where it lies beyond the array."""
+    size = out.shape[1:]
     shape = array.shape[1:]
     source = tuple(
         slice(max(0, low), max(0, min(low + length, limit)))
         for low, length, limit in zip(lower, size, shape, strict=True)
     )
     inside = tuple(part.stop - part.start for part in source)
-    if inside == size:
-        return np.array(array[:, *source], dtype=dtype, order="C")
-    cropped = np.full((array.shape[0], *size), fill, dtype)
+    if inside != size:
+        out.fill(fill)
     if min(inside) > 0:
         target = tuple(slice(part.start - low, part.stop - low) for part, low in zip(source, lower, strict=True))
-        cropped[:, *target] = array[:, *source]
-    return cropped
+        out[:, *target] = array[:, *source]

@@ -24,7 +24,10 @@ class TorchioTransform:
     """Run a torchio transform on a patch: intensities as a ScalarImage, labels as a LabelMap.
 
     torchio sees the array axes (z, y, x) as its three spatial axes, of 1 mm each; a 2D patch has one voxel along the
-    last. The transform's own probability `p` is drawn from the sample's random stream.
+    last. Spatial transforms see the patch alone: what they move in from beyond it is torchio's padding (the image's
+    minimum and the background, unless set otherwise), where `Spatial` finds the case itself. torchio samples label
+    maps by nearest neighbour. The transform's own probability `p` is drawn from the sample's random stream. Patches on
+    an accelerator go to the CPU and back.
 
     Args:
         transform: a `torchio.Transform`.
@@ -62,8 +65,7 @@ class TorchioTransform:
 
         is_flat = image.ndim == 3
         subject = torchio.Subject(
-            image=torchio.ScalarImage(tensor=image[..., None] if is_flat else image),
-            labels=torchio.LabelMap(tensor=labels[..., None] if is_flat else labels),
+            image=torchio.ScalarImage(tensor=_as_4d(image)), labels=torchio.LabelMap(tensor=_as_4d(labels))
         )
         with _seeded(params.seed):
             transformed = self._transform(subject)
@@ -76,7 +78,11 @@ class TorchioTransform:
                 where=f"augmentation: {self.name}",
                 remedy="Patches must keep their size: leave it out.",
             )
-        return new_image.contiguous(), new_labels.contiguous()
+        return new_image.contiguous().to(image.device), new_labels.contiguous().to(labels.device)
+
+
+def _as_4d(patch: Tensor) -> Tensor:
+    return patch[..., None].cpu() if patch.ndim == 3 else patch.cpu()
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What every transform is: parameters are sampled first, then applied, so that each sample can be replayed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from segplan.errors import ConfigError
@@ -17,25 +19,49 @@ class Context:
         channels: image channels.
         patch_size: network patch, voxels per spatial axis (2 or 3 entries).
         dummy_2d: the patch is so anisotropic that axis 0 is left alone by what resamples.
+        previous_labels: foreground labels of the previous stage's segmentation, which is channel 1 of the labels then;
+            empty outside cascades.
     """
 
     channels: int
     patch_size: tuple[int, ...]
     dummy_2d: bool = False
+    previous_labels: tuple[int, ...] = ()
+
+    @property
+    def resampled_axes(self) -> tuple[int, ...]:
+        """Spatial axes on which transforms may resample or turn."""
+        return tuple(range(int(self.dummy_2d), len(self.patch_size)))
+
+    def is_square(self, axes: tuple[int, int]) -> bool:
+        """Whether the patch is as long along the one axis as along the other."""
+        return self.patch_size[axes[0]] == self.patch_size[axes[1]]
 
 
 class Transform(Protocol):
     """One augmentation.
 
-    `sample` decides whether and how strongly it acts; `apply` is a pure function of its arguments. Random fields
-    come from a seed among the parameters, so that the same parameters give the same result.
+    `sample` decides whether and how strongly it acts; what `apply` returns is a pure function of its arguments. Random
+    fields come from a seed among the parameters, so that the same parameters give the same result.
     """
 
     def sample(self, rng: np.random.Generator, context: Context) -> Any | None:
         """Draw the parameters, or None where the transform does not act on this sample."""
 
     def apply(self, image: Tensor, labels: Tensor, params: Any) -> tuple[Tensor, Tensor]:
-        """Transform `image` (C, *spatial) float32 and `labels` (L, *spatial) int16; the arguments stay as they are."""
+        """Transform `image` (C, *spatial) float32 and `labels` (L, *spatial) int16, on whichever device they are.
+
+        The arguments may be overwritten: the pipeline owns the patch, and a fresh 128³ patch a transform costs more
+        than most transforms do. Whoever needs them afterwards passes clones.
+        """
+
+
+@runtime_checkable
+class BatchTransform(Protocol):
+    """A transform with a form for many patches at once, which pays off on accelerators."""
+
+    def apply_batch(self, images: Tensor, labels: Tensor, params: Sequence[Any]) -> tuple[Tensor, Tensor]:
+        """Do what `apply` does to each of `images` (N, C, *spatial) and `labels` (N, L, *spatial)."""
 
 
 def uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
@@ -53,6 +79,11 @@ def uniform_around_one(rng: np.random.Generator, bounds: tuple[float, float]) ->
     if rng.random() < 0.5 and low < 1:
         return uniform(rng, (low, 1.0))
     return uniform(rng, (max(low, 1.0), high))
+
+
+def chosen_channels(rng: np.random.Generator, probability: float, context: Context) -> list[bool]:
+    """Draw which image channels a transform acts on; nothing is drawn where it is all of them."""
+    return [probability >= 1 or rng.random() < probability for _ in range(context.channels)]
 
 
 def seed_from(rng: np.random.Generator) -> int:
@@ -76,6 +107,17 @@ def check_range(name: str, bounds: tuple[float, float], minimum: float | None = 
         raise ConfigError(
             f"{bounds!r} is no range", where=f"augmentation: {name}", remedy=f"Use [low, high] with low <= high{least}."
         )
+
+
+def can_compile(volume: Tensor) -> bool:
+    """Whether compiled code can work on a volume in place."""
+    return volume.device.type == "cpu" and volume.dtype == torch.float32 and volume.is_contiguous()
+
+
+def as_3d_array(volume: Tensor) -> np.ndarray:
+    """View a contiguous CPU `volume`, (Z, Y, X) or (Y, X), as an array (Z, Y, X)."""
+    array: np.ndarray = volume.reshape((1,) * (3 - volume.ndim) + volume.shape).numpy()
+    return array
 
 
 def per_channel(values: tuple[float, ...], image: Tensor) -> Tensor:

@@ -10,12 +10,12 @@ import math
 import numba
 import numpy as np
 
+from segplan.augmentation.spatial import OUTSIDE_LABEL, TIE
+
 Position = tuple[float, float, float]
 Fractions = tuple[np.float32, np.float32, np.float32]
 
-OUTSIDE_LABEL = -1
-# Scores of labels that differ by less count as tied: nnU-Net 2.8.1 compares them in half precision.
-_TIE = np.float32(1.2e-4)
+_TIE = np.float32(TIE)
 _ONE = np.float32(1)
 # Positions this near the border are left to the careful loop, so that rounding never leads beyond it.
 _MARGIN = 1e-9
@@ -23,8 +23,12 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contra
 
 
 def warp(
-    image: np.ndarray, labels: np.ndarray, matrix: np.ndarray, centre: np.ndarray, patch_size: tuple[int, int, int]
-) -> tuple[np.ndarray, np.ndarray]:
+    image: np.ndarray,
+    labels: np.ndarray,
+    matrix: np.ndarray,
+    centre: np.ndarray,
+    out: tuple[np.ndarray, np.ndarray],
+) -> None:
     """Sample a patch at `centre + matrix · (voxel - middle of the patch)`.
 
     Intensities are interpolated linearly, with zeros outside the image. A voxel's label is the one with the largest
@@ -37,15 +41,11 @@ def warp(
         matrix: 3×3, from patch voxels to case voxels. If it leaves axis 0 alone (its first row and column are those
             of the identity), only the 4 neighbours in the plane take part.
         centre: the case coordinates (z, y, x) of the patch's middle; voxel centres have integer coordinates.
-        patch_size: (z, y, x).
-
-    Returns:
-        The image patch (C, *patch_size) float32 and the label patch (L, *patch_size) int16.
+        out: filled with the image patch (C, *patch) float32 and the label patch (L, *patch) int16; contiguous.
     """
+    warped, voted = out
     matrix = np.ascontiguousarray(matrix, dtype=np.float64)
-    origin = np.asarray(centre, dtype=np.float64) - matrix @ ((np.asarray(patch_size) - 1) / 2)
-    warped = np.empty((image.shape[0], *patch_size), np.float32)
-    voted = np.empty((labels.shape[0], *patch_size), np.int16)
+    origin = np.asarray(centre, dtype=np.float64) - matrix @ ((np.asarray(warped.shape[1:]) - 1) / 2)
     is_in_plane = (
         np.array_equal(matrix[0], (1, 0, 0)) and np.array_equal(matrix[:, 0], (1, 0, 0)) and origin[0].is_integer()
     )
@@ -53,7 +53,6 @@ def warp(
     image = image.astype(np.float32, copy=False)
     labels = labels if labels.dtype in (np.int8, np.int16) else labels.astype(np.int16)
     _warp(_readable(image), _readable(labels), matrix, origin, neighbours, warped, voted)
-    return warped, voted
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
@@ -75,6 +74,7 @@ def _warp(
 ) -> None:
     """Fill `warped` and `voted` row by row: a fast loop where all neighbours exist, a careful one beside it."""
     shape, length = image.shape[1:], warped.shape[3]
+    lowest, fractions = np.empty(length, np.uint64), np.empty((3, length), np.float32)
     step_z, step_y, step_x = matrix[0, 2], matrix[1, 2], matrix[2, 2]
     for z in range(warped.shape[1]):
         for y in range(warped.shape[2]):
@@ -89,8 +89,9 @@ def _warp(
             if stop < length:
                 _warp_border(image, labels, row, step, neighbours, warped[:, z, y], voted[:, z, y], stop, length)
             if neighbours == 8:
+                _locate(row, step, shape, lowest, fractions, start, stop)
                 for c in range(image.shape[0]):
-                    _interpolate_8(image[c], row, step, warped[c, z, y], start, stop)
+                    _interpolate_8(image[c], lowest, fractions, warped[c, z, y], start, stop)
                 for c in range(labels.shape[0]):
                     _vote_8(labels[c], row, step, voted[c, z, y], start, stop)
             else:
@@ -129,10 +130,28 @@ def _inner_range(
 
 
 @_jit  # type: ignore[untyped-decorator]
-def _interpolate_8(
-    image: np.ndarray,
+def _locate(
     row: Position,
     step: Position,
+    shape: tuple[int, int, int],
+    lowest: np.ndarray,
+    fractions: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Find, once for all channels, the flat index of each voxel's lowest neighbour and the fractions beyond it."""
+    for x in range(start, stop):
+        pz, py, px = row[0] + step[0] * x, row[1] + step[1] * x, row[2] + step[2] * x
+        iz, iy, ix = int(pz), int(py), int(px)
+        fractions[0, x], fractions[1, x], fractions[2, x] = pz - iz, py - iy, px - ix
+        lowest[x] = np.uint64((iz * shape[1] + iy) * shape[2] + ix)
+
+
+@_jit  # type: ignore[untyped-decorator]
+def _interpolate_8(
+    image: np.ndarray,
+    lowest: np.ndarray,
+    fractions: np.ndarray,
     warped: np.ndarray,
     start: int,
     stop: int,
@@ -142,10 +161,8 @@ def _interpolate_8(
     right, down = np.uint64(1), np.uint64(width)
     deep = np.uint64(height * width)
     for x in range(start, stop):
-        pz, py, px = row[0] + step[0] * x, row[1] + step[1] * x, row[2] + step[2] * x
-        iz, iy, ix = int(pz), int(py), int(px)
-        fz, fy, fx = np.float32(pz - iz), np.float32(py - iy), np.float32(px - ix)
-        i = np.uint64((iz * height + iy) * width + ix)
+        fz, fy, fx = fractions[0, x], fractions[1, x], fractions[2, x]
+        i = lowest[x]
         j = i + deep
         a = flat[i] + fx * (flat[i + right] - flat[i])
         b = flat[i + down] + fx * (flat[i + down + right] - flat[i + down])

@@ -165,7 +165,10 @@ class _PredictionModule(pl.LightningModule):
         logits = sliding_window(predictor.networks, case.image, predictor.tiling, predictor.device)
         seconds["network"] = time.perf_counter() - start
         way_back = (case.properties, predictor.plan, predictor.labels)
-        result = logits_to_labels(logits, *way_back), logits_to_probabilities(logits, *way_back)
+        result = (
+            logits_to_labels(logits, *way_back),
+            logits_to_probabilities(logits, *way_back, are_probabilities=predictor.tiling.probabilities),
+        )
         seconds["export"] = time.perf_counter() - start - seconds["network"]
         return result
 

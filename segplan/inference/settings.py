@@ -1,8 +1,13 @@
 """What a user may choose about inference. No torch here: settings are checked before it loads."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from segplan.errors import ConfigError
+
+NNUNET, STUNET_V1 = "nnunet", "stunet_v1"
+MODES = (NNUNET, STUNET_V1)
 
 
 @dataclass(frozen=True)
@@ -15,6 +20,8 @@ class InferenceSettings:
         tile_batch_size: tiles × mirror images of a forward pass; "auto" chooses by device and patch.
         accumulator: "float32": one sum for all folds. "float16": nnU-Net 2.8.1's arithmetic bit by bit: a
             half-precision sum a fold, so its rounding errors too.
+        mode: "nnunet": normalise, then resample; average logits. "stunet_v1": resample, then normalise; average
+            probabilities, as STU-Net's own program does. "auto": what the model was made for.
 
     Raises:
         ConfigError: a value cannot work.
@@ -24,6 +31,7 @@ class InferenceSettings:
     mirror: bool | tuple[int, ...] = True
     tile_batch_size: int | str = "auto"
     accumulator: str = "float32"
+    mode: str = "auto"
 
     def __post_init__(self) -> None:
         step: object = self.step_size
@@ -34,3 +42,13 @@ class InferenceSettings:
             raise ConfigError("must be auto or at least 1", f"inference.tile_batch_size={size}", "Use auto.")
         if self.accumulator not in ("float32", "float16"):
             raise ConfigError("must be float32 or float16", f"inference.accumulator={self.accumulator}", "Use float32.")
+        if self.mode not in ("auto", *MODES):
+            raise ConfigError("is unknown", f"inference.mode={self.mode}", f"Use auto, {' or '.join(MODES)}.")
+        if self.mode == STUNET_V1 and self.accumulator == "float16":
+            raise ConfigError(
+                "adds up probabilities in float32", "inference.mode=stunet_v1", "Use accumulator=float32."
+            )
+
+    def mode_for(self, plan: Mapping[str, Any]) -> str:
+        """The mode to predict in with a model of the plan node `plan`, which may name its own."""
+        return str(plan.get("inference_mode", NNUNET)) if self.mode == "auto" else self.mode

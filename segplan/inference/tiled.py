@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from segplan.errors import ModelError
+from segplan.inference.mirror_swap import MirrorSwap
 from segplan.inference.precision import autocast
 from segplan.inference.tiles import gaussian_weights, mirror_combinations, padding, tile_starts
 
@@ -39,6 +40,9 @@ class Tiling:
         dtype: number format of the forward pass.
         exact_half: accumulate in half precision, fold by fold, as nnU-Net 2.8.1 does: the same logits bit for bit
             on the same hardware, for twice the rounding error. False: one single-precision sum for all folds.
+        mirror_swap: channels that are exchanged in mirror images along one of the axes.
+        probabilities: average the softmax of the logits in single precision, over mirror images, tiles and folds; all
+            that is said of logits here then holds for probabilities.
     """
 
     patch_size: tuple[int, ...]
@@ -48,6 +52,8 @@ class Tiling:
     batch_size: int = 1
     dtype: torch.dtype = torch.float32
     exact_half: bool = False
+    mirror_swap: MirrorSwap | None = None
+    probabilities: bool = False
 
 
 def auto_batch_size(patch_size: Sequence[int], device: torch.device) -> int:
@@ -151,6 +157,7 @@ class _Forward:
         self.folds, self.dtype, self.device = folds, tiling.dtype, device
         self.flips = [[axis + 2 for axis in axes] for axes in mirror_combinations(tiling.mirror_axes)]
         self.samples = max(1, tiling.batch_size)
+        self.swap, self.probabilities = tiling.mirror_swap, tiling.probabilities
 
     @property
     def tiles_at_once(self) -> int:
@@ -173,23 +180,36 @@ class _Forward:
         at_once = max(1, self.samples // len(tiles))
         for first in range(0, len(self.flips), at_once):
             flips = self.flips[first : first + at_once]
-            logits = self._run(network, torch.cat([tiles.flip(flip) for flip in flips]))
+            logits = self._run(network, torch.cat([self._mirrored(tiles, flip) for flip in flips]))
             for flip, mirrored in zip(flips, torch.split(logits, len(tiles)), strict=True):
                 part = mirrored.flip(flip).float()  # flip copies, so the sum never writes into the network's output
+                if self._swaps(flip) and self.swap is not None:
+                    part = part[:, self.swap.heads]
                 total = part if total is None else total.add_(part)
         return tiles if total is None else total.div_(len(self.flips))
+
+    def _mirrored(self, tiles: Tensor, flip: list[int]) -> Tensor:
+        flipped = tiles.flip(flip)
+        if self._swaps(flip) and self.swap is not None and self.swap.inputs:
+            first = flipped.shape[1] - len(self.swap.inputs)
+            flipped[:, first:] = flipped[:, [first + channel for channel in self.swap.inputs]]
+        return flipped
+
+    def _swaps(self, flip: list[int]) -> bool:
+        return self.swap is not None and self.swap.axis + 2 in flip
 
     def _run(self, network: Network, samples: Tensor) -> Tensor:
         with autocast(self.device, self.dtype):
             result = network(samples)
-        return result if isinstance(result, Tensor) else result[0]
+        logits = result if isinstance(result, Tensor) else result[0]
+        return logits.float().softmax(dim=1) if self.probabilities else logits
 
 
 class _Window:
     """Sums of weighted logits over the slices that tiles still reach.
 
-    Each tile's share is rounded to half precision, as nnU-Net 2.8.1 stores it: in the far corners of the volume, seen
-    by one tile at a weight near half's smallest number, that rounding decides labels.
+    Each tile's share of logits is rounded to half precision, as nnU-Net 2.8.1 stores it: in the far corners of the
+    volume, seen by one tile at a weight near half's smallest number, that rounding decides labels.
     """
 
     def __init__(self, tiling: Tiling, folds: int, shape: tuple[int, ...], device: torch.device) -> None:
@@ -197,6 +217,7 @@ class _Window:
         weights = torch.tensor(gaussian_weights(tiling.patch_size), device=device)
         self.gaussian = weights[None] if weights.ndim == 2 else weights
         self.exact, self.folds = tiling.exact_half, folds
+        self.rounded = not (tiling.exact_half or tiling.probabilities)
         self.sums = torch.zeros((folds if self.exact else 1, tiling.num_classes, *shape), dtype=dtype, device=device)
         self.weights = torch.zeros(shape, dtype=dtype, device=device)
         # Overlapping weights sum to less than this many times their peak, so that no sum exceeds half's largest number.
@@ -208,7 +229,7 @@ class _Window:
         region = tuple(slice(low, low + size) for low, size in zip(offset, self.gaussian.shape, strict=True))
         for fold, values in enumerate(logits):
             share = values.clamp(-self.limit, self.limit).mul_(self.gaussian)
-            self.sums[fold if self.exact else 0][(slice(None), *region)] += share if self.exact else share.half()
+            self.sums[fold if self.exact else 0][(slice(None), *region)] += share.half() if self.rounded else share
         self.weights[region] += self.gaussian
 
     def finish(self, count: int) -> Tensor:

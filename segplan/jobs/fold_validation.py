@@ -30,6 +30,7 @@ from segplan.inference import (
     segment_stored_case,
     sliding_window,
 )
+from segplan.inference.mirror_swap import mirror_swap
 from segplan.jobs import training_parts
 from segplan.jobs.console import print_table, progress
 from segplan.jobs.training_setup import TrainingSetup
@@ -47,7 +48,8 @@ def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
     ending = str(setup.config.plan.label_ending) if _can_write_images() else "_labels.npz"
     device = torch.device(training_parts.accelerator(setup.config))
     tiling = tiling_of(setup)
-    network = load_network(ModelFolder.open(setup.run_folder), str(setup.config.fold)).to(device)
+    model, target = ModelFolder.open(setup.run_folder), str(setup.config.network._target_)
+    network = load_network(model, str(setup.config.fold), network_target=target).to(device)
     if setup.config.force and folder.exists():
         shutil.rmtree(folder)
     (folder / "summary.json").unlink(missing_ok=True)  # it must not stand beside label maps that it does not describe
@@ -94,6 +96,7 @@ def tiling_of(setup: TrainingSetup) -> Tiling:
         setup.labels.num_heads,
         setup.inference,
         mirror_axes=setup.mirror_axes,
+        swap=mirror_swap(setup.mirror_swap, setup.labels, is_cascade=bool(setup.config.plan.get("previous_stage"))),
         dtype=resolve_precision(training_parts.precision(setup.config)[0], device),
         device=device,
     )

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 import segplan
 from segplan.dataset import Case
 from segplan.errors import ConfigError, ModelError, SegplanError, StorageError
-from segplan.imaging import atomic_write, split_ending, write_label_map
+from segplan.imaging import atomic_write, label_ending_for, write_label_map
 from segplan.inference.inputs import find_cases, input_hash
 from segplan.inference.records import Record, file_hash, record_files
 from segplan.inference.settings import InferenceSettings
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from segplan.inference import Predictor
     from segplan.inference.loop import Segmented
 
-_LOSSY = (".jpg", ".jpeg")
 _ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -179,9 +178,8 @@ class _Work:
 
 
 def output_name(case: Case) -> str:
-    """File name of a case's label map: its name and its image's ending; pictures that lose detail become PNG."""
-    ending = split_ending(case.images[0].name)[1]
-    return case.identifier + (".png" if ending.lower() in _LOSSY else ending)
+    """File name of a case's label map: its name and its image's ending, or one that can be written (JPEG, DICOM)."""
+    return case.identifier + label_ending_for(case.images[0])
 
 
 def _check_values(config: DictConfig) -> None:
@@ -314,6 +312,7 @@ def _load(model: ModelFolder, folds: tuple[str, ...], settings: InferenceSetting
         device=select_device(config.trainer.accelerator, "trainer.accelerator"),
         precision=config.trainer.precision,
         checkpoint=config.checkpoint,
+        network_target=config.network_target,
         **asdict(settings),
     )
 

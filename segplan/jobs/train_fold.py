@@ -13,6 +13,7 @@ from segplan.errors import RunError
 from segplan.imaging import atomic_write
 from segplan.jobs import training_parts
 from segplan.jobs.fold_validation import print_scores, tiling_of, validate_fold
+from segplan.jobs.network_node import recorded_network
 from segplan.jobs.run_identity import check_checkpoint, check_run_folder, claim_run_folder, run_identity, start_over
 from segplan.jobs.training_setup import TrainingSetup, prepare_training
 from segplan.model_folder import MODEL_FILE, write_model_json, write_weights
@@ -48,13 +49,13 @@ def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, 
             claim_run_folder(setup.folder, identity)
             _finish_writing(setup, resume)
         return None, False
-    module = training_parts.build_module(setup, identity)
+    module = training_parts.build_module(setup, identity, fresh=resume is None)
     data = training_parts.build_data(setup)
     stop = StopOnSignal()
     trainer = training_parts.build_trainer(setup, stop)
     if training_parts.is_first_rank():
         _begin(setup, identity)  # not before all is built: what cannot work must not discard what is there
-        print(training_parts.loader_processes(setup.config, trainer), flush=True)
+        print(training_parts.loader_processes(data, trainer), flush=True)
     try:
         trainer.fit(module, datamodule=data, ckpt_path=resume)
     except TrainingStoppedError as stopped:
@@ -128,14 +129,14 @@ def _write_model(setup: TrainingSetup) -> None:
     # The scores of the weights that are replaced; without them the validation is due again.
     (setup.folder / "validation" / "summary.json").unlink(missing_ok=True)
     parts = [config.dataset, *([config.plan_name] if config.plan_name else []), config.configuration]
-    network = training_parts.plain(config.network)
     write_model_json(
         setup.run_folder,
         name="/".join(str(part) for part in parts),
         plan=training_parts.plain(config.plan),
         patch_size=setup.patch_size,
-        network={"name": network.pop("_target_").rpartition(".")[2], **network},
+        network=recorded_network(config.network),
         mirror_axes=setup.mirror_axes,
+        mirror_swap=setup.mirror_swap,
     )
     for kind in ("best", "final"):
         path = setup.checkpoints / f"{kind}.ckpt"

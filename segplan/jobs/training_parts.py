@@ -5,7 +5,6 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Set
-from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -17,17 +16,22 @@ from torch import nn
 
 from segplan.errors import ConfigError
 from segplan.inference.precision import select_device
+from segplan.jobs.finetuning import start_from
 from segplan.jobs.instantiate import instantiate, locate
+from segplan.jobs.network_node import network_node
 from segplan.jobs.training_setup import TrainingSetup
-from segplan.patches import PatchDataModule, auto_num_workers
-from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule, auto_precision, load_pretrained
-from segplan.training.callbacks import Checkpoints, MetricsCSV, StopOnSignal
+from segplan.patches import PatchDataModule
+from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule, auto_precision
+from segplan.training.callbacks import Checkpoints, Freezing, MetricsCSV, StopOnSignal
+from segplan.training.finetune import matching
 
 _DATA_SET_BY_SEGPLAN = frozenset(
     {"store_folder", "split", "labels", "augmentation", "use_mask_for_norm", "batches_per_epoch", "val_batches", "seed"}
 )
 _TRAINER_SET_BY_SEGPLAN = frozenset({"callbacks", "logger", "plugins", "default_root_dir"})
-_MODULE_SET_BY_SEGPLAN = frozenset({"network", "loss", "optimizer", "schedule", "patch_dice", "metadata"})
+_MODULE_SET_BY_SEGPLAN = frozenset(
+    {"network", "loss", "optimizer", "schedule", "patch_dice", "learning_rates", "metadata"}
+)
 _SWITCHED_OFF: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_progress_bar": False,
@@ -37,18 +41,19 @@ _SWITCHED_OFF: dict[str, Any] = {
 }
 
 
-def build_network(setup: TrainingSetup) -> nn.Module:
-    """The network with the seed's initial weights, or with those of `finetune.checkpoint`.
+def build_network(setup: TrainingSetup, *, fresh: bool = True) -> nn.Module:
+    """The network with the seed's initial weights, and for a `fresh` training with those of `finetune.checkpoint`.
 
     Raises:
-        ConfigError: the patch does not fit it.
+        ConfigError: the network cannot be built, or a setting of fine-tuning does not fit it.
         ModelError: the weights to start from do not fit.
     """
-    node = setup.config.network
     torch.manual_seed(int(setup.config.seed))
-    network: nn.Module = instantiate(node)
-    if setup.config.finetune.checkpoint is not None:
-        load_pretrained(network, Path(str(setup.config.finetune.checkpoint)))
+    network: nn.Module = instantiate(network_node(setup.config.network))
+    settings = setup.finetune
+    matching(network, settings.freeze)  # what names no weight is refused now
+    if fresh and settings.source is not None:
+        start_from(network, settings, show=is_first_rank())
     return network
 
 
@@ -71,8 +76,10 @@ def build_loss(setup: TrainingSetup) -> nn.Module:
     return loss
 
 
-def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> SegmentationModule:
+def build_module(setup: TrainingSetup, identity: Mapping[str, Any], *, fresh: bool = True) -> SegmentationModule:
     """The LightningModule; its checkpoints carry the run's `identity` and what predicting needs to know.
+
+    A training that goes on (not `fresh`) reads no weights of another model: its checkpoint's replace them.
 
     Raises:
         ConfigError: a value of its configuration nodes cannot work.
@@ -80,7 +87,7 @@ def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> Segmentat
     """
     config, labels = setup.config, setup.labels
     _check_keys("module", config.module, SegmentationModule, _MODULE_SET_BY_SEGPLAN)
-    network = build_network(setup)
+    network = build_network(setup, fresh=fresh)
     _check_optimizer(config.optimizer, network)
     metadata = {
         "identity": dict(identity),
@@ -94,6 +101,7 @@ def build_module(setup: TrainingSetup, identity: Mapping[str, Any]) -> Segmentat
         optimizer=functools.partial(instantiate, config.optimizer),
         schedule=instantiate(config.schedule),
         patch_dice=PatchDice(labels.indexed.targets, labels.has_regions, labels.indexed.ignore),
+        learning_rates=setup.finetune.learning_rates,
         metadata=metadata,
         **plain(config.module),
     )
@@ -110,7 +118,7 @@ def build_data(setup: TrainingSetup) -> PatchDataModule:
     return PatchDataModule(
         store_folder=setup.store.folder,
         split=setup.split,
-        labels=setup.labels.indexed,
+        labels=setup.labels,
         augmentation=plain(config.augmentation),
         use_mask_for_norm=list(config.plan.use_mask_for_norm),
         batches_per_epoch=int(config.trainer.limit_train_batches),
@@ -143,6 +151,8 @@ def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
         MetricsCSV(setup.folder / "metrics.csv"),
         Checkpoints(setup.checkpoints, stop, **plain(config.checkpoint)),
     ]
+    if setup.finetune.freeze:
+        callbacks.append(Freezing(setup.finetune.freeze, setup.finetune.freeze_epochs))
     logger = list(instantiate(config.logger).values()) or False
     try:
         return pl.Trainer(
@@ -157,12 +167,10 @@ def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
         raise ConfigError(f"Lightning refuses a value ({error})", "trainer") from error
 
 
-def loader_processes(config: DictConfig, trainer: pl.Trainer) -> str:
-    """How many loader processes each training process gets, and why."""
-    asked = config.data.get("num_workers", "auto")
-    if asked != "auto":
-        return f"{asked} loader process{'' if asked == 1 else 'es'}: asked for"
-    return auto_num_workers(trainer.strategy.root_device.type, trainer.num_devices)[1]
+def loader_processes(data: PatchDataModule, trainer: pl.Trainer) -> str:
+    """How many loader processes each training process gets, why, and through what memory batches come."""
+    data.trainer = trainer  # as `fit` will do: the device decides
+    return data.loading()
 
 
 def accelerator(config: DictConfig) -> str:

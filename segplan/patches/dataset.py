@@ -1,13 +1,18 @@
 """Training and validation patches: sample number i is a pure function of the seed and i."""
 
+import importlib
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from segplan.augmentation import Pipeline
+from segplan.augmentation import Box3, Params, Pipeline
 from segplan.errors import DatasetError
+from segplan.patches.choice import CaseChoice
 from segplan.patches.oversampling import Oversampling
 from segplan.patches.placement import place_box
 
@@ -38,6 +43,23 @@ class PatchCases(Protocol):
         """Return the case with this name."""
 
 
+@dataclass(frozen=True)
+class Draw:
+    """What a sample is: all that is needed to make it, and to make it again.
+
+    Args:
+        case: its case.
+        is_forced: whether it must show foreground.
+        params: of the transforms that act on it.
+        box: where in the case it lies.
+    """
+
+    case: str
+    is_forced: bool
+    params: Params
+    box: Box3
+
+
 class PatchDataset(Dataset[dict[str, Any]]):
     """An endless stream of patches, addressed by global sample number.
 
@@ -46,11 +68,13 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
     Args:
         cases: what opens a case by name.
-        identifiers: the cases to draw from, uniformly with replacement.
+        choice: the cases to draw from, and how; plain names are drawn uniformly.
         pipeline: cuts and augments.
         oversampling: which samples must show foreground.
         seed: not negative.
         stream: `TRAINING` or `VALIDATION`, whose samples never coincide.
+        foreground_jitter: how far forced samples may be moved off the voxel they are forced onto, see `jitter_reach`.
+        on_device: only read what samples need; `Pipeline.apply_batch` augments them where the network computes.
 
     Raises:
         DatasetError: there is no case to draw from.
@@ -59,53 +83,114 @@ class PatchDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         cases: PatchCases,
-        identifiers: Sequence[str],
+        choice: CaseChoice | Sequence[str],
         *,
         pipeline: Pipeline,
         oversampling: Oversampling,
         seed: int,
         stream: int = TRAINING,
+        foreground_jitter: float = 0.0,
+        on_device: bool = False,
     ) -> None:
-        if not identifiers:
+        choice = choice if isinstance(choice, CaseChoice) else CaseChoice(tuple(choice))
+        if not choice.identifiers:
             kind = "training" if stream == TRAINING else "validation"
             raise DatasetError(f"there are no {kind} cases", "fold", "Use another fold, or fold=all.")
         self.cases = cases
-        self.identifiers = tuple(identifiers)
+        self.choice = choice
         self.pipeline = pipeline
         self.oversampling = oversampling
         self.seed = seed
         self.stream = stream
+        self.foreground_jitter = foreground_jitter
+        self.on_device = on_device
         self._opened: dict[str, PatchCase] = {}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Make sample number `index`.
 
         Returns:
-            "image" (C, *patch) float32, "labels" (*patch) int16 without -1, "case" its name.
+            "image" (C, *patch) float32, "labels" (*patch) int16 without -1, "case" its name; on an accelerator
+            instead voxels (C, N) and labels (1, N) with the "source" that `Pipeline.read` describes.
         """
+        return self.make(index)
+
+    def make(self, index: int, out: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
+        """Make sample number `index`, with its arrays written into those of `out`, if given."""
+        draw = self.draw(index)
+        case = self.open(draw.case)
+        arrays = case.image, case.labels[None]
+        if self.on_device:
+            room = None if out is None else (out["image"], out["labels"])
+            voxels, voxel_labels, source = self.pipeline.read(*arrays, draw.params, draw.box, out=room)
+            return {"image": voxels, "labels": voxel_labels, "case": draw.case, "source": source}
+        place = None if out is None else (out["image"], out["labels"][None])
+        patch, patch_labels = self.pipeline.apply(*arrays, draw.params, draw.box, out=place)
+        return {"image": patch, "labels": patch_labels[0], "case": draw.case}
+
+    def draw(self, index: int) -> Draw:
+        """Decide what sample number `index` is; of its case, the shape and some locations are read."""
         rng = sample_generator(self.seed, self.stream, index)
-        identifier = self.identifiers[rng.integers(len(self.identifiers))]
-        is_forced = self.oversampling.is_forced(index, rng)
+        identifier, key, is_forced = self._choose(index, rng)
         params = self.pipeline.sample(rng)
-        case = self._open(identifier)
-        image, labels = case.image, case.labels
-        shape = (image.shape[1], image.shape[2], image.shape[3])
+        case = self.open(identifier)
+        shape = case.image.shape
         box = place_box(
             rng,
-            shape=shape,
+            shape=(shape[1], shape[2], shape[3]),
             box_size=self.pipeline.initial_patch_size,
             patch_size=self.pipeline.patch_box_size,
             locations=case.locations,
             is_forced=is_forced,
+            key=key,
+            jitter=self.foreground_jitter,
         )
-        patch, patch_labels = self.pipeline.apply(image, labels[None], params, box)
-        return {"image": patch, "labels": patch_labels[0], "case": identifier}
+        return Draw(identifier, is_forced, params, box)
+
+    @property
+    def array_layout(self) -> dict[str, tuple[tuple[int, ...], str]]:
+        """Shape and type name of each array of a sample."""
+        context = self.pipeline.context
+        if self.on_device:
+            voxels = self.pipeline.source_voxels
+            return {"image": ((context.channels, voxels), "float32"), "labels": ((1, voxels), "int16")}
+        return {
+            "image": ((context.channels, *context.patch_size), "float32"),
+            "labels": (tuple(context.patch_size), "int16"),
+        }
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of the arrays of a sample."""
+        return sum(math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.array_layout.values())
+
+    def warm_up(self) -> None:
+        """Load what samples need and what takes long to load."""
+        if self.pipeline.spatial is not None:
+            importlib.import_module("segplan.augmentation.warp")
+        if self.pipeline.transforms and not self.on_device:
+            importlib.import_module("segplan.augmentation.kernels")
+
+    def case_of(self, index: int) -> str:
+        """The case that sample number `index` is taken from; nothing is read."""
+        return self._choose(index, sample_generator(self.seed, self.stream, index))[0]
+
+    def _choose(self, index: int, rng: np.random.Generator) -> tuple[str, str | None, bool]:
+        """Draw the case, the class to centre on if it was drawn first, and whether foreground is forced."""
+        identifier = self.choice.draw(rng)
+        is_forced = self.oversampling.is_forced(index, rng)
+        balanced = self.choice.draw_for_class(rng) if is_forced else None
+        if balanced is None:
+            return identifier, None, is_forced
+        key, identifier = balanced
+        return identifier, key, is_forced
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave opened cases behind when a worker is started."""
         return self.__dict__ | {"_opened": {}}
 
-    def _open(self, identifier: str) -> PatchCase:
+    def open(self, identifier: str) -> PatchCase:
+        """Return the case with this name."""
         # A case's description is kept, a few hundred bytes; its arrays are mapped anew for each sample, so that
         # neither memory nor open files grow with the number of cases.
         if identifier not in self._opened:

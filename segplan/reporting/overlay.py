@@ -95,17 +95,17 @@ def _painted(base: NDArray[np.uint8], labels: LabelArray) -> NDArray[np.uint8]:
     rows = (np.arange(base.shape[0]) * labels.shape[0]) // base.shape[0]
     columns = (np.arange(base.shape[1]) * labels.shape[1]) // base.shape[1]
     large = labels[np.ix_(rows, columns)]
-    outline = _outline(large)
+    edges = outline(large)
     painted = base.astype(np.float32)
     for value in np.unique(large[large != 0]).tolist():
         inside = large == value
         colour = np.asarray(class_colour(value), np.float32)
         painted[inside] = (1 - _FILL) * painted[inside] + _FILL * colour
-        painted[inside & outline] = colour
+        painted[inside & edges] = colour
     return np.rint(painted).astype(np.uint8)
 
 
-def _outline(labels: LabelArray) -> NDArray[np.bool_]:
+def outline(labels: LabelArray) -> NDArray[np.bool_]:
     """Pixels of a class within `_OUTLINE` pixels of another class, (H, W)."""
     found = np.zeros(labels.shape, bool)
     padded = np.pad(labels, _OUTLINE, mode="edge")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-DATA = Path(__file__).parents[1] / "data" / "transforms" / "transforms.npz"
+DATA = Path(__file__).parents[1] / "data" / "transforms"
 
 
 @pytest.fixture(autouse=True)
@@ -18,5 +18,11 @@ def one_thread():
 @pytest.fixture(scope="session")
 def recorded() -> dict[str, np.ndarray]:
     """Inputs and outputs of the transforms of batchgeneratorsv2 0.3.6, by key."""
-    with np.load(DATA) as archive:
+    with np.load(DATA / "transforms.npz") as archive:
         return {key: archive[key] for key in archive.files}
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Where the recorded data of the reference lie."""
+    return DATA

@@ -44,7 +44,7 @@ def test_spatial_transform_gives_the_recorded_image_and_labels(recorded, name):
 @pytest.mark.parametrize("name", INTENSITY)
 def test_intensity_transform_gives_the_recorded_image(recorded, name):
     transform, params = INTENSITY[name]
-    image, labels = torch.from_numpy(recorded["image"][:1]), torch.from_numpy(recorded["labels"])
+    image, labels = torch.tensor(recorded["image"][:1]), torch.from_numpy(recorded["labels"])
     result, same_labels = transform.apply(image, labels, params)
     np.testing.assert_allclose(result.numpy(), recorded[f"{name}|image"], atol=5e-7)
     assert same_labels is labels

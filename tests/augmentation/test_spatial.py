@@ -139,7 +139,9 @@ def test_in_plane_warp_treats_each_slice_by_itself():
 def vote(corners, fraction):
     """The label at one point between 2 x 2 x 2 voxels."""
     labels = np.array(corners, np.int16).reshape(1, 2, 2, 2)
-    _, voted = warp(np.zeros((1, 2, 2, 2), np.float32), labels, np.eye(3) * 1.1, np.full(3, fraction), (1, 1, 1))
+    voted = np.empty((1, 1, 1, 1), np.int16)
+    out = (np.empty((1, 1, 1, 1), np.float32), voted)
+    warp(np.zeros((1, 2, 2, 2), np.float32), labels, np.eye(3) * 1.1, np.full(3, fraction), out)
     return int(voted.item())
 
 

@@ -16,7 +16,7 @@ from segplan.augmentation import (
 from segplan.augmentation.blur import blur
 from segplan.augmentation.low_resolution import low_resolution
 from segplan.augmentation.mirror import MirrorParams
-from segplan.augmentation.noise import gaussian_noise
+from segplan.augmentation.noise import gaussian_noise_
 from segplan.errors import ConfigError
 
 ALWAYS = [
@@ -41,16 +41,13 @@ def draw(transform, times):
 @pytest.mark.parametrize("shape", PATCHES)
 def test_transform_is_pure_and_can_be_replayed(transform, shape):
     image, labels = torch.randn(shape), torch.randint(-1, 3, (1, *shape[1:]), dtype=torch.int16)
-    image_before, labels_before = image.clone(), labels.clone()
     params = transform.sample(np.random.default_rng(5), Context(shape[0], shape[1:]))
     torch.manual_seed(0)
-    first, first_labels = transform.apply(image, labels, params)
+    first, first_labels = transform.apply(image.clone(), labels.clone(), params)
     torch.manual_seed(1)
-    second, second_labels = transform.apply(image, labels, params)
+    second, second_labels = transform.apply(image.clone(), labels.clone(), params)
     assert torch.equal(first, second)
     assert torch.equal(first_labels, second_labels)
-    assert torch.equal(image, image_before)
-    assert torch.equal(labels, labels_before)
     assert not torch.equal(first, image)
     assert first.shape == image.shape
     assert first.dtype == torch.float32
@@ -102,10 +99,10 @@ def test_factors_lie_below_one_as_often_as_above_and_uniformly_on_both_sides(val
 
 
 def test_noise_field_is_normal_independent_of_global_seed_and_differs_between_channels():
-    noisy = gaussian_noise(torch.zeros(2, 24, 24, 24), 0.1, seed=3)
+    noisy = gaussian_noise_(torch.zeros(2, 24, 24, 24), 0.1, seed=3)
     assert stats.kstest(noisy.flatten().numpy(), stats.norm(0, 0.1).cdf).pvalue > 0.01
     assert abs(np.corrcoef(noisy[0].flatten(), noisy[1].flatten())[0, 1]) < 0.03
-    assert not torch.equal(noisy, gaussian_noise(torch.zeros(2, 24, 24, 24), 0.1, seed=4))
+    assert not torch.equal(noisy, gaussian_noise_(torch.zeros(2, 24, 24, 24), 0.1, seed=4))
 
 
 @pytest.mark.parametrize(("sigma", "radius"), [(0.5, 1), (0.8, 2), (1.0, 3)])
@@ -140,7 +137,7 @@ def test_gamma_keeps_mean_and_deviation_and_survives_a_constant_channel(invert):
     image = torch.stack([torch.randn(10, 10, 10) * 3 + 1, torch.full((10, 10, 10), 2.5)])
     transform = Gamma(probability=1, invert=invert)
     bent, _ = transform.apply(
-        image, torch.zeros(1), transform.sample(np.random.default_rng(0), Context(2, (10, 10, 10)))
+        image.clone(), torch.zeros(1), transform.sample(np.random.default_rng(0), Context(2, (10, 10, 10)))
     )
     assert bent[0].mean() == pytest.approx(image[0].mean().item(), abs=1e-4)
     assert bent[0].std() == pytest.approx(image[0].std().item(), rel=1e-4)
@@ -149,7 +146,7 @@ def test_gamma_keeps_mean_and_deviation_and_survives_a_constant_channel(invert):
 
 def test_mirror_flips_image_and_labels_alike():
     image, labels = torch.randn(2, 4, 5, 6), torch.randint(0, 3, (1, 4, 5, 6), dtype=torch.int16)
-    flipped, flipped_labels = Mirror().apply(image, labels, MirrorParams((0, 2)))
+    flipped, flipped_labels = Mirror().apply(image.clone(), labels.clone(), MirrorParams((0, 2)))
     np.testing.assert_array_equal(flipped.numpy(), image.numpy()[:, ::-1, :, ::-1])
     np.testing.assert_array_equal(flipped_labels.numpy(), labels.numpy()[:, ::-1, :, ::-1])
 
