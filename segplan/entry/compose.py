@@ -147,8 +147,11 @@ def _base_of_own_file(groups: Sequence[Override], workspace: Path) -> tuple[str,
 def _check_own_keys(own: str, base: DictConfig, workspace: Path) -> None:
     """Refuse a misspelt key in a user's own file; one that resembles none of its base is taken for an addition."""
     problems = []
-    for key in own_keys(own, workspace):
-        if _exists(base, key) or key.startswith(_FREE_NAMES):
+    keys = own_keys(own, workspace)
+    # A class of the user's own has arguments of its own.
+    free = (*_FREE_NAMES, "network.") if "network._target_" in keys else _FREE_NAMES
+    for key in keys:
+        if _exists(base, key) or key.startswith(free):
             continue
         parts = key.split(".")
         depth = next(depth for depth in range(len(parts)) if not _exists(base, ".".join(parts[: depth + 1])))

@@ -10,7 +10,7 @@ from segplan.imaging.files import (
 )
 from segplan.imaging.image import Box, Geometry, Image, axis_codes
 from segplan.imaging.nonzero import nonzero_box
-from segplan.imaging.storage import TEMPORARY_PREFIX, atomic_write, remove_leftovers
+from segplan.imaging.storage import TEMPORARY_PREFIX, atomic_folder, atomic_write, remove_leftovers
 
 __all__ = [
     "IMAGE_ENDINGS",
@@ -18,6 +18,7 @@ __all__ = [
     "Box",
     "Geometry",
     "Image",
+    "atomic_folder",
     "atomic_write",
     "axis_codes",
     "label_ending_for",

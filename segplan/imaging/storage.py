@@ -5,6 +5,7 @@ import os
 import platform
 import secrets
 import shutil
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -51,6 +52,31 @@ def atomic_write(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Give a temporary folder beside `path` that becomes `path` when the block ends without an error.
+
+    After an error nothing is left. Missing parent folders are made.
+
+    Args:
+        path: the folder to be made; it must not exist, or be empty.
+
+    Yields:
+        The folder that the block must fill.
+    """
+    target = path.absolute()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
+    try:
+        yield temporary
+        if target.exists():
+            target.rmdir()
+        temporary.chmod(0o777 & ~_umask())
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
     """Delete the temporary files of `atomic_write` whose writers were killed.
 
@@ -64,11 +90,19 @@ def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
         return 0
     removed = 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        if path.is_dir():
+            continue  # an `atomic_folder` is its writer's to remove
         with suppress(FileNotFoundError):  # renamed or removed by its writer meanwhile
             if _is_abandoned(path) or path.stat().st_mtime <= time.time() - older_than_s:
                 path.unlink()
                 removed += 1
     return removed
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @cache

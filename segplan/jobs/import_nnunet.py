@@ -3,6 +3,7 @@
 import contextlib
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -29,7 +30,7 @@ def run(source: Path, target: Path, configuration: str | None, previous: Path | 
     """
     with contextlib.ExitStack() as stack:
         chosen = _choose(stack.enter_context(_opened(source)), source, configuration)
-        own = configuration if chosen.name.rpartition("__")[2] != configuration else None
+        own = None if configuration in (chosen.name, chosen.name.rpartition("__")[2]) else configuration
         earlier = None
         if previous is not None:
             earlier = _first_stage(stack.enter_context(_opened(previous)), previous)
@@ -75,6 +76,8 @@ def _opened(source: Path) -> Iterator[Path]:
                 for member in archive.infolist():
                     if PurePosixPath(member.filename).name in _WANTED:
                         archive.extract(member, temporary)  # drops .. and leading slashes
-        except zipfile.BadZipFile as error:
-            raise ModelError(f"it is no zip file ({error})", source, "Name a folder or a zip.") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise ModelError(f"it is no whole zip file ({error})", source, "Name a folder or a zip.") from error
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression of which Python knows nothing
+            raise ModelError(f"the zip cannot be unpacked ({error})", source, "Unpack it, name the folder.") from error
         yield Path(temporary)

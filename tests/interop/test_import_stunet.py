@@ -86,13 +86,13 @@ def test_the_published_plan_is_assumed_where_none_is_beside_the_file(tmp_path):
 
 @pytest.mark.parametrize(("name", "mode"), [("net.model", "stunet_v1"), ("net.pth", "nnunet")])
 def test_a_model_predicts_in_its_own_mode_and_in_the_other_on_request(tmp_path, name, mode):
-    network = save(tmp_path / name)
+    network = save(tmp_path / name, classes=10)
     folder = import_stunet(tmp_path / name, tmp_path / "out", SMALL).path
-    image = np.random.default_rng(0).normal(100, 50, (1, 20, 16, 24)).astype(np.float32)
+    image = np.random.default_rng(0).normal(100, 50, (1, 20, 16, 16)).astype(np.float32)
     plain = Predictor.from_model(folder, device="cpu", precision="32", mirror=False)
     assert plain.tiling.probabilities == (mode == "stunet_v1")
     for chosen in ("stunet_v1", "nnunet"):
-        predictor = Predictor.from_model(folder, device="cpu", precision="32", mode=chosen)
+        predictor = Predictor.from_model(folder, device="cpu", precision="32", mode=chosen, mirror=(0,))
         assert predictor.tiling.probabilities == (chosen == "stunet_v1")
         case = predictor.preprocess(_image(image))
         probabilities = predictor.probabilities(case)

@@ -85,9 +85,9 @@ def test_the_receptive_field_is_what_gradients_reach(kind):
     network.deep_supervision = False
     for parameter in network.parameters():
         torch.nn.init.uniform_(parameter, 0.1, 1.0)  # positive, so that nothing cancels
-    size = (32, 56, 56)
+    size = (48, 56, 56)
     image = torch.ones(1, 1, *size, dtype=torch.float64, requires_grad=True)
-    network(image)[0, 0, 16, 28, 28].backward()
+    network(image)[0, 0, 24, 28, 28].backward()
     reached = image.grad[0, 0].nonzero()
     extent = reached.max(0).values - reached.min(0).values + 1
     expected = cost_of(NETWORKS[kind], 1, size).receptive_field

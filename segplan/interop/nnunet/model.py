@@ -1,17 +1,16 @@
 """Make a model folder of a trained nnU-Net v2 model."""
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from segplan.errors import ModelError
+from segplan.imaging import atomic_folder
 from segplan.inference.network import load_network
-from segplan.interop.nnunet.checkpoint import read_checkpoint
+from segplan.interop.nnunet.checkpoint import Checkpoint, read_checkpoint
 from segplan.interop.nnunet.plans import SourceConfiguration, read_configuration
 from segplan.model_folder import MODEL_FILE, PREVIOUS, ModelFolder, write_model_json, write_weights
+from segplan.preprocessing.plan_node import labels_of
 
 _CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 
@@ -48,7 +47,7 @@ def import_model(
     described = read_configuration(source, name)
     if described.previous_stage is None and previous is not None:
         raise ModelError(f"{name} is no cascade: it has no previous stage", source, "Leave out previous=.")
-    with _built_beside(target) as folder:
+    with atomic_folder(target) as folder:
         _write(source, described, folder)
         if described.previous_stage is not None:
             _add_previous(source, described.previous_stage, previous, folder / PREVIOUS)
@@ -62,6 +61,7 @@ def _write(source: Path, described: SourceConfiguration, folder: Path) -> None:
         for kind, file_name in _CHECKPOINTS.items():
             if (fold_folder / file_name).is_file():
                 checkpoint = read_checkpoint(fold_folder / file_name)
+                _check_origin(checkpoint, described, fold_folder / file_name)
                 fold = fold_folder.name.removeprefix("fold_")
                 write_weights(folder, fold, checkpoint.weights, kind)
                 mirror_axes[f"{fold_folder.name}/{file_name}"] = checkpoint.mirror_axes
@@ -78,6 +78,17 @@ def _write(source: Path, described: SourceConfiguration, folder: Path) -> None:
         mirror_axes=_agreed(mirror_axes, source),
     )
     _check_weights(ModelFolder.open(folder), source)
+
+
+def _check_origin(checkpoint: Checkpoint, described: SourceConfiguration, path: Path) -> None:
+    """Configurations may share a network: weights of one would predict nonsense at the spacing of another."""
+    trained = checkpoint.configuration
+    if trained is not None and trained != described.name:
+        raise ModelError(f"it was trained as {trained}, not as {described.name}", path, f"Use configuration={trained}.")
+    axes = range(len(described.patch_size))
+    if not set(checkpoint.mirror_axes or ()) <= set(axes):
+        what = f"it was mirrored along axes {list(checkpoint.mirror_axes or ())}, and there are {list(axes)}"
+        raise ModelError(what, path, "It does not belong to this plan: copy the model again.")
 
 
 def _agreed(mirror_axes: Mapping[str, tuple[int, ...] | None], source: Path) -> tuple[int, ...] | None:
@@ -107,28 +118,25 @@ def _add_previous(source: Path, stage: str, previous: Path | None, target: Path)
             what = f"it is a cascade, and its previous stage {stage} is not beside it ({previous.name})"
             raise ModelError(what, source, "Name it: previous=FOLDER.")
     if (previous / MODEL_FILE).is_file():
-        ModelFolder.open(previous).select_folds()
-        shutil.copytree(previous, target)
-        return
-    import_model(previous, target, configuration=stage if "__" not in previous.name else None)
+        _copy_model(ModelFolder.open(previous), target)
+    else:
+        import_model(previous, target, configuration=stage)
+    _check_first_stage(ModelFolder.open(target), ModelFolder.open(target.parent), previous)
 
 
-@contextmanager
-def _built_beside(target: Path) -> Iterator[Path]:
-    """A folder that becomes `target` when all went well, and leaves nothing otherwise."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".tmp-{target.name}-", dir=target.parent))
-    try:
-        yield folder
-        if target.exists():
-            target.rmdir()
-        folder.chmod(0o777 & ~_umask())
-        folder.replace(target)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _copy_model(model: ModelFolder, target: Path) -> None:
+    """What predicting with final weights needs; a run folder holds much more."""
+    for fold in model.select_folds():
+        source = model.weights_path(fold)
+        (target / f"fold_{fold}").mkdir(parents=True)
+        shutil.copyfile(source, target / f"fold_{fold}" / source.name)
+    shutil.copyfile(model.path / MODEL_FILE, target / MODEL_FILE)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _check_first_stage(first: ModelFolder, cascade: ModelFolder, where: Path) -> None:
+    """The cascade's network takes one channel a label of its first stage, in the labels' order."""
+    stage, own = str(cascade.plan["previous_stage"]), str(first.plan.get("configuration"))
+    if own != stage:
+        raise ModelError(f"it is a {own}, and the cascade was trained on {stage}", where, "Name that: previous=FOLDER.")
+    if labels_of(first.plan) != labels_of(cascade.plan):
+        raise ModelError("its labels are not the cascade's", where, "Name the model that the cascade was trained on.")
