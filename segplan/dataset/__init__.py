@@ -1,6 +1,6 @@
 """Raw datasets: layout, dataset.json, labels, checks of the content, and splits."""
 
-from segplan.dataset.checks import check_case
+from segplan.dataset.checks import check_case, check_classes
 from segplan.dataset.description import Description, read_description
 from segplan.dataset.grouped_splits import groups_of_cases, make_grouped_splits
 from segplan.dataset.labels import Labels
@@ -15,6 +15,7 @@ __all__ = [
     "Split",
     "cases_in_folder",
     "check_case",
+    "check_classes",
     "groups_of_cases",
     "make_grouped_splits",
     "make_splits",

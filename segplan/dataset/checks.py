@@ -1,6 +1,6 @@
 """What can be wrong with the content of one case; every finding names numbers and what to do."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
 
@@ -32,6 +32,27 @@ def check_case(case: Case, description: Description, image: Image, label_map: Im
     if label_map is not None:
         problems += _grid_problems(case, image, label_map)
         problems += _label_problems(case, description.labels, label_map.array)
+    return problems
+
+
+def check_classes(labels: Labels, occurring: Container[str]) -> list[Problem]:
+    """What only all cases together tell: names of dataset.json that occur in no case.
+
+    A note where it is some of them: they are planned and trained with no example. A problem where it is all.
+
+    Args:
+        labels: of the dataset.
+        occurring: those of `labels.targets` that occur in some case.
+    """
+    absent = [name for name in labels.targets if name not in occurring]
+    if len(absent) == len(labels.targets):
+        remedy = "Check that labelsTr holds the right files."
+        return [Problem(None, "every label map is empty: there is nothing to learn", remedy)]
+    problems = []
+    for name in absent:
+        what = f"{name} (value {', '.join(map(str, labels.targets[name]))}) occurs in no case"
+        remedy = "Check its value in dataset.json; a class without an example cannot be learned."
+        problems.append(Problem(None, what, remedy, fatal=False))
     return problems
 
 

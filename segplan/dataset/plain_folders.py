@@ -134,10 +134,12 @@ def guess_patterns(images: Path, labels: Path) -> tuple[Pattern, Pattern]:
         empty = images if not image_names else labels
         remedy = "Name the folders of the images and of the label maps; where both lie in one, give pattern= and "
         raise ConfigError("it holds no image that can be told from the label maps", empty, remedy + "label_pattern=.")
-    candidates = _candidates(image_names, label_names)
-    counts = {pair: _count(image_names, label_names, *pair) for pair in candidates}
-    best = max(counts.values(), default=0)
-    winners = [pair for pair, count in counts.items() if count == best]
+    # Patterns that pair the same files are one answer: img1.png with img1.png are {case} and img{case} alike.
+    pairings: dict[frozenset[tuple[str, str]], tuple[str, str]] = {}
+    for pair in _candidates(image_names, label_names):
+        pairings.setdefault(_pairing(image_names, label_names, *pair), pair)
+    best = max(map(len, pairings), default=0)
+    winners = [pair for pairing, pair in pairings.items() if len(pairing) == best]
     if best * 2 < min(len(image_names), len(label_names)):
         what = f"the names do not tell which label map belongs to which image ({image_names[0]}, {label_names[0]})"
         raise ConfigError(what, images, "Give pattern='{case}…' and label_pattern='{case}…'.")
@@ -213,10 +215,12 @@ def _endings(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(split_ending(name)[1] for name in names))
 
 
-def _count(images: Sequence[str], labels: Sequence[str], image: str, label: str) -> int:
-    """How many cases have both an image and a label map under these patterns."""
-    return len(_cases(images, Pattern.parse(image)) & _cases(labels, Pattern.parse(label)))
+def _pairing(images: Sequence[str], labels: Sequence[str], image: str, label: str) -> frozenset[tuple[str, str]]:
+    """The pairs of names that these patterns make."""
+    pictures, maps = _cases(images, Pattern.parse(image)), _cases(labels, Pattern.parse(label))
+    return frozenset((pictures[case], maps[case]) for case in pictures.keys() & maps.keys())
 
 
-def _cases(names: Sequence[str], pattern: Pattern) -> set[str]:
-    return {match["case"] for name in names if (match := pattern.expression.fullmatch(name))}
+def _cases(names: Sequence[str], pattern: Pattern) -> dict[str, str]:
+    """The names that fit, by case."""
+    return {match["case"]: name for name in names if (match := pattern.expression.fullmatch(name))}

@@ -133,7 +133,7 @@ def corner_shift(first: Geometry, second: Geometry, size: tuple[int, ...]) -> fl
         return math.inf
     corners = np.array(list(itertools.product(*((0, extent - 1) for extent in size[: first.dimension]))), dtype=float)
     moved = _positions(first, corners) - _positions(second, corners)
-    return float(np.linalg.norm(moved, axis=1).max() / min(first.spacing))
+    return float(np.linalg.norm(moved, axis=1).max() / min(map(abs, first.spacing)))
 
 
 def _positions(geometry: Geometry, indices: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def parse_header(content: bytes, path: Path) -> Header:
         shape=tuple(extents[:count]),
         datatype=_unpack(order, layout.datatype, content)[0],
         offset=int(offset),
-        scaling=_scaling(*_unpack(order, layout.scaling, content)),
+        scaling=_scaling(*_unpack(order, layout.scaling, content), path),
         orientation=fields,
     )
     _check_numbers(header, path)
@@ -203,10 +203,19 @@ def _pack(header: bytearray, field: tuple[str, int], *values: float) -> None:
     struct.pack_into(f"<{field[0]}", header, field[1], *values)
 
 
-def _scaling(slope: float, intercept: float) -> tuple[float, float] | None:
-    """None where stored numbers are the values: a slope of 0 means that there is no scaling (NIfTI-1 standard)."""
-    if not math.isfinite(slope) or not math.isfinite(intercept) or slope == 0 or (slope == 1 and intercept == 0):
+def _scaling(slope: float, intercept: float, path: Path) -> tuple[float, float] | None:
+    """None where stored numbers are the values: a slope of 0 means that there is no scaling (NIfTI-1 standard).
+
+    So does a slope that is no number, as some programs write it.
+
+    Raises:
+        ImageError: there is a slope, and the intercept is no number.
+    """
+    if not math.isfinite(slope) or slope == 0 or (slope == 1 and intercept == 0):
         return None
+    if not math.isfinite(intercept):
+        what = f"its scl_slope is {slope:g} and its scl_inter no number ({intercept:g})"
+        raise ImageError(what, path, "Mend the two fields of its header.")
     return slope, intercept
 
 

@@ -46,10 +46,10 @@ def write_labels(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
     """
     import SimpleITK as sitk  # noqa: N813
 
+    geometry = with_positive_spacing(geometry)
     if path.suffix.lower() == ".gipl" and not np.array_equal(geometry.direction, np.eye(3).ravel()):
         what = "GIPL holds volumes only, and cannot hold the image's orientation"
         raise ImageError(what, path, "Write .nii.gz instead.")
-    geometry = with_positive_spacing(geometry)
     image = sitk.GetImageFromArray(labels[0] if geometry.dimension == 2 else labels)
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)

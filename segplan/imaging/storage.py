@@ -63,8 +63,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
     Yields:
         The folder that the block must fill.
+
+    Raises:
+        StorageError: it is the working folder, which cannot be replaced.
     """
     target = path.absolute()
+    if target.is_dir() and target.samefile(Path.cwd()):
+        raise StorageError("it is the working folder", path, "Name a folder within it.")
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
     try:

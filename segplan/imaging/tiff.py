@@ -29,13 +29,14 @@ ENDINGS = {".tif": ".tif", ".tiff": ".tiff"}
 _STACK_AXES = "ZIQ"  # slices, and pages of which the file does not say what they are
 _COLOUR_KINDS = ("MINISWHITE", "MINISBLACK", "RGB", "PALETTE", "YCBCR")
 _IN_MM = {"m": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "micron": 1e-3, "nm": 1e-6, "pm": 1e-9, "inch": 25.4}
+_TRANSPARENCY = (1, 2)  # kinds of extra samples; 0 is a channel like the others
 _LARGEST_OME = 2**32 - 1
 _CHANNEL_NUMBER = re.compile(r"_\d{4}$")
 _DAMAGED = "It is damaged or of another format: export or copy it again."
 
 
 def read_image(path: Path) -> Image:
-    """Read a picture or volume: colours (without transparency) and a channel axis are channels, pages are slices.
+    """Read a picture or volume: the samples of a pixel (but transparency) and a channel axis are channels, pages slices.
 
     The spacing of a volume comes from a JSON file beside it ({"spacing": [z, y, x]}, named as the file or as the case,
     nnU-Net's convention), else from OME or ImageJ metadata, else it is 1 mm. A picture has none.
@@ -145,7 +146,7 @@ def _channels(file: "tifffile.TiffFile", path: Path, axes: str, labels: bool) ->
     array = array.transpose([axes.index(axis) for axis in order])
     if "S" in axes:  # colours; without transparency
         samples = np.moveaxis(array, order.index("S"), 0)
-        samples = samples[:1] if len(samples) == 2 else samples[:3]
+        samples = samples[_kept(page, len(samples))]
         array = samples.reshape(-1, *samples.shape[-2 - ("Z" in axes) :])
     elif "C" not in axes:
         array = array[None]
@@ -154,6 +155,13 @@ def _channels(file: "tifffile.TiffFile", path: Path, axes: str, labels: bool) ->
     if "Z" not in axes:
         array = array[:, None]
     return array.astype(np.uint8) if array.dtype == np.bool_ else array
+
+
+def _kept(page: Any, count: int) -> list[int]:
+    """Which of the `count` samples of a pixel are channels: all but transparency."""
+    extra = [int(kind) for kind in page.extrasamples or ()]
+    first = count - len(extra)
+    return [number for number in range(count) if number < first or extra[number - first] not in _TRANSPARENCY]
 
 
 def _decoded(file: "tifffile.TiffFile", path: Path) -> np.ndarray:

@@ -42,7 +42,7 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
         elif item.suffix.lower() == ".csv" and item.is_file():
             cases += _from_csv(item)
         elif item.suffix.lower() == ".txt" and item.is_file():
-            files += [item.parent / line for line in _text(item).splitlines() if line.strip()]
+            files += [item.parent / line.strip() for line in _text(item).splitlines() if line.strip()]
         elif not item.is_file() and is_dicom(item):  # FOLDER/SERIES_UID
             cases.append(Case(f"{item.absolute().parent.name}_{item.name}", (item,), None))
         elif item.is_file() or len(given) > 1:
@@ -103,7 +103,7 @@ def _from_csv(path: Path) -> list[Case]:
     stripped = [(reader.line_num, [cell.strip() for cell in row if cell.strip()]) for row in reader]
     rows = [(number, row) for number, row in stripped if row]
     named = bool(rows) and rows[0][1][0].lower() == "case"
-    has_header = named or (bool(rows) and _ending(Path(rows[0][1][0])) is None)
+    has_header = named or (bool(rows) and not _may_be_image(path.parent / rows[0][1][0]))
     cases = []
     for number, row in rows[1:] if has_header else rows:
         images = tuple(path.parent / cell for cell in (row[1:] if named else row))
@@ -115,6 +115,10 @@ def _from_csv(path: Path) -> list[Case]:
             raise ConfigError(f"{name} is no case name", f"{path}, line {number}", "Give a name without / and \\.")
         cases.append(Case(name, images, None))
     return cases
+
+
+def _may_be_image(path: Path) -> bool:
+    return _ending(path) is not None or is_dicom(path)
 
 
 def _text(path: Path) -> str:

@@ -41,4 +41,4 @@ class OnnxNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map an image (B, C, *patch) to logits (B, K, *patch)."""
         image = np.ascontiguousarray(x.detach().float().cpu().numpy())
-        return torch.from_numpy(self._session.run(None, {self._input: image})[0])
+        return torch.from_numpy(self._session.run(None, {self._input: image})[0]).to(x.device)

@@ -265,9 +265,11 @@ def image_from_array(array: NDArray[Any], spacing: Sequence[float]) -> Image:
     """An image at the origin without rotation; arguments as in `Predictor.predict`.
 
     Raises:
-        ImageError: the number of axes and spacings do not fit.
+        ImageError: the number of axes and spacings do not fit, or a spacing is no length.
     """
     values = np.asarray(array)
+    if not all(np.isfinite(value) and value > 0 for value in spacing):
+        raise ImageError(f"the spacing is {tuple(spacing)}", remedy="Give mm, all larger than 0.")
     if len(spacing) not in (2, 3) or values.ndim - len(spacing) not in (0, 1):
         raise ImageError(
             f"the array has {values.ndim} axes and the spacing {len(spacing)} entries",

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from segplan.errors import ModelError
-from segplan.imaging import atomic_write
+from segplan.imaging import atomic_folder, atomic_write
 from segplan.inference.network import load_network
 from segplan.inference.onnx_network import OnnxNetwork
 from segplan.model_folder import MODEL_FILE, ONNX_FILE, PREVIOUS, ModelFolder
+from segplan.preprocessing.plan_node import labels_of
 
 PROGRAM_FILE = "network.pt2"
 """File name inside fold_K of a torch.export program."""
@@ -55,33 +56,37 @@ def _export(
     write: Callable[[nn.Module, Tensor, Path], None],
     load: Callable[[Path], Callable[[Tensor], Tensor]],
 ) -> float:
-    if target.exists() and any(target.iterdir()):
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError("it is there already", target, "Name a new folder, or remove this one.")
     largest = 0.0
-    for fold in model.select_folds():
-        network = load_network(model, fold)
-        path = target / f"fold_{fold}" / file_name
-        write(network, _example(model, network, 2), path)
-        largest = max(largest, _difference(network, load(path), _example(model, network, 3), path))
-    if model.previous is not None:
-        largest = max(largest, _export(model.previous, target / PREVIOUS, file_name, write, load))
-    with atomic_write(target / MODEL_FILE) as temporary:
-        shutil.copyfile(model.path / MODEL_FILE, temporary)
+    with atomic_folder(target) as folder:
+        for fold in model.select_folds():
+            network = load_network(model, fold)
+            if isinstance(network, OnnxNetwork):
+                raise ModelError("it is an export itself", model.path, "Export the model that it was made of.")
+            path = folder / f"fold_{fold}" / file_name
+            write(network, _example(model, 2), path)
+            largest = max(largest, _difference(network, load(path), _example(model, 3), model.path))
+        if model.previous is not None:
+            largest = max(largest, _export(model.previous, folder / PREVIOUS, file_name, write, load))
+        shutil.copyfile(model.path / MODEL_FILE, folder / MODEL_FILE)
     return largest
 
 
-def _example(model: ModelFolder, network: nn.Module, batch: int) -> Tensor:
-    channels = next(iter(network.parameters())).shape[1]
+def _example(model: ModelFolder, batch: int) -> Tensor:
+    channels = len(model.plan["normalization"])
+    if model.plan.get("previous_stage"):
+        channels += len(labels_of(model.plan).foreground_labels)
     return torch.randn(batch, channels, *model.patch_size, generator=torch.Generator().manual_seed(batch))
 
 
-def _difference(network: nn.Module, exported: Callable[[Tensor], Tensor], image: Tensor, path: Path) -> float:
+def _difference(network: nn.Module, exported: Callable[[Tensor], Tensor], image: Tensor, where: Path) -> float:
     with torch.no_grad():
         expected = network(image)
         difference = float((exported(image) - expected).abs().max())
-    if difference > TOLERANCE * max(1.0, float(expected.abs().max())):
-        path.unlink()
-        raise ModelError(f"the export differs from the network by up to {difference:.2g} in a logit", path)
+    if not difference <= TOLERANCE * max(1.0, float(expected.abs().max())):  # NaN too
+        what = f"the export would differ from the network by up to {difference:.2g} in a logit"
+        raise ModelError(what, where, "Export it in another format, or with another version of torch.")
     return difference
 
 

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -142,10 +143,11 @@ def _print_choice(cases: Sequence[Case], costs: Sequence[int], num_workers: int,
     workers = min(max(1, num_workers), len(cases))
     # As many as the budget surely holds; where cases differ in size, more of the small ones run together.
     surely = max(1, min(workers, int(budget // largest)))
+    most = max(1, min(workers, sum(total <= budget for total in itertools.accumulate(sorted(costs)))))
     limit = "memory_gb" if given else "free memory"
     why = f"{limit} {describe_bytes(budget)}, the largest case needs {describe_bytes(largest)}"
-    at_once = f"{workers}" if surely == workers else f"{surely} to {workers}"
-    print(f"{'preprocess':13}{at_once} case{'s' if workers > 1 else ''} at once: num_workers {num_workers}, {why}")
+    at_once = f"{most}" if surely == most else f"{surely} to {most}"
+    print(f"{'preprocess':13}{at_once} case{'s' if most > 1 else ''} at once: num_workers {num_workers}, {why}")
     for case, cost in zip(cases, costs, strict=True):
         if cost > budget:
             what = f"needs about {describe_bytes(cost)}, more than the {describe_bytes(budget)} of {limit}"

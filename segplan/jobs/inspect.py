@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from segplan.dataset import Case, Description, Labels, scan_dataset
+from segplan.dataset import Case, Description, Labels, check_classes, scan_dataset
 from segplan.errors import ConfigError, Problem, SegplanError
 from segplan.imaging import atomic_write
 from segplan.jobs.console import progress, seconds
@@ -79,22 +79,10 @@ def _target(output: Path | None, name: str) -> Path:
 
 
 def _of_the_whole(looks: Sequence[CaseLook], labels: Labels) -> list[Problem]:
-    """What only all cases together tell: classes that never occur."""
     measured = [look for look in looks if look.targets]
-    if not measured:
-        return []
-    names = list(labels.targets)
-    absent = [name for place, name in enumerate(names) if not any(look.targets[place].voxels for look in measured)]
-    if len(absent) == len(names):
-        remedy = "Check that labelsTr holds the right files."
-        return [Problem(None, "every label map is empty: there is nothing to learn", remedy)]
-    remedy = "Check its value in dataset.json; a class without an example cannot be learned."
-    return [
-        Problem(
-            None, f"{name} (value {', '.join(map(str, labels.targets[name]))}) occurs in no case", remedy, fatal=False
-        )
-        for name in absent
-    ]
+    names = enumerate(labels.targets)
+    occurring = {name for place, name in names if any(look.targets[place].voxels for look in measured)}
+    return check_classes(labels, occurring) if measured else []
 
 
 def _failed(case: Case, error: SegplanError) -> CaseLook:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from segplan.dataset import Case, Description, Labels, RawDataset, check_case, scan_dataset
+from segplan.dataset import Case, Description, Labels, RawDataset, check_case, check_classes, scan_dataset
 from segplan.errors import ImageError, Problem, SegplanError, VerificationError
 from segplan.imaging import atomic_write, axis_codes, nonzero_box, read_image, read_label_map
 from segplan.jobs.console import print_problems, progress
@@ -32,12 +32,12 @@ _SMALL = 1 << 16
 class Inspection:
     """What one look at a case gave; `fingerprint` is None where a problem is fatal, or once it is merged.
 
-    `orientation` holds the letters of `segplan.imaging.axis_codes`.
+    `present` holds the foreground values of the label map, `orientation` the letters of `segplan.imaging.axis_codes`.
     """
 
     problems: tuple[Problem, ...]
-    fingerprint: CaseFingerprint | None
-    has_foreground: bool
+    fingerprint: CaseFingerprint | None = None
+    present: tuple[int, ...] = ()
     orientation: str = ""
     measured: bool = False
 
@@ -54,15 +54,15 @@ def inspect_case(case: Case, description: Description) -> Inspection:
         problem = Problem(
             case.identifier, error.what if error.where is None else f"{error.where}: {error.what}", error.remedy or ""
         )
-        return Inspection((problem,), None, False)
+        return Inspection((problem,))
     problems = tuple(check_case(case, description, image, label_map))
     if label_map is None or any(problem.fatal for problem in problems):
-        return Inspection(problems, None, True)
+        return Inspection(problems)
     _, box = nonzero_box(image.array)
     foreground = foreground_mask(label_map.array[0], description.labels)
     present = _values(label_map.array[0][foreground])
     part = fingerprint_case(image.array, image.spacing, foreground, box, case.identifier, labels=present)
-    return Inspection(problems, part, bool(foreground.any()), axis_codes(image.geometry), measured=True)
+    return Inspection(problems, part, tuple(present), axis_codes(image.geometry), measured=True)
 
 
 def foreground_mask(label_map: np.ndarray, labels: Labels) -> np.ndarray:
@@ -188,7 +188,7 @@ def _inspect_all(dataset: RawDataset, num_workers: int, accumulator: Fingerprint
 
 
 def _failed(case: Case, error: SegplanError) -> Inspection:
-    return Inspection((Problem(case.identifier, error.what, error.remedy or ""),), None, False)
+    return Inspection((Problem(case.identifier, error.what, error.remedy or ""),))
 
 
 def _identifier(case: Case) -> str:
@@ -198,14 +198,11 @@ def _identifier(case: Case) -> str:
 def _collect(dataset: RawDataset, inspections: dict[str, Inspection]) -> list[Problem]:
     problems = [problem for case in dataset.cases for problem in inspections[case.identifier].problems]
     readable = [result for result in inspections.values() if result.measured]
-    if readable and not any(result.has_foreground for result in readable):
-        problems.append(
-            Problem(
-                None,
-                "every label map is empty: there is nothing to learn",
-                "Check that labelsTr holds the right files.",
-            )
-        )
+    present = {value for result in readable for value in result.present}
+    labels = dataset.description.labels
+    classes = check_classes(labels, {name for name, values in labels.targets.items() if present & {*values}})
+    # A class may occur in a case that could not be read, so only what is complete is noted.
+    problems += [problem for problem in classes if readable and (problem.fatal or len(readable) == len(dataset.cases))]
     return problems + _orientation_note([result.orientation for result in readable])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
@@ -61,7 +61,8 @@ def build_loss(setup: TrainingSetup) -> nn.Module:
     """The loss of one resolution, told of regions and ignore label.
 
     Raises:
-        ConfigError: it cannot do regions and the dataset has them, or the reverse.
+        ConfigError: it cannot do regions and the dataset has them, or the reverse; or `class_weights` are too few or
+            too many.
     """
     node, labels = setup.config.loss, setup.labels.indexed
     extra: dict[str, Any] = {"ignore_label": labels.ignore}
@@ -72,6 +73,10 @@ def build_loss(setup: TrainingSetup) -> nn.Module:
         raise ConfigError(f"{node['_target_']} does not fit: the dataset has {kind}", "loss", f"Use loss={option}.")
     if takes_regions:
         extra["regions"] = [list(values) for values in labels.targets.values()]
+    given = node.get("class_weights")
+    if given is not None and (not isinstance(given, ListConfig) or len(given) != labels.num_heads):
+        what = f"{given} is no list of {labels.num_heads} numbers, and there are {labels.num_heads} classes"
+        raise ConfigError(what, "loss.class_weights", "Give one a class, background first, without the ignore label.")
     loss: nn.Module = instantiate(node, **extra)
     return loss
 

@@ -38,7 +38,7 @@ def run(target: str, workspace: Path, num_workers: int | None = None, *, remove:
                 store.remove(case)
             store.remove_leftovers()
         problems += found
-    return _report(problems, stores[0].folder.parent.name, target, removed=remove)
+    return _report(problems, stores[0].folder.absolute().parent.name, target, removed=remove)
 
 
 def verify_store(store: CaseStore, num_workers: int) -> list[Problem]:
@@ -77,17 +77,17 @@ def _undescribed(case: str, names: Sequence[str]) -> Problem:
 def _expected_cases(store: CaseStore) -> tuple[str, ...]:
     """The dataset's cases as its fingerprint lists them; none where the store stands outside a workspace."""
     dataset = store.folder.absolute().parent
-    file = dataset.parents[1] / "fingerprints" / dataset.name / "dataset_fingerprint.json"
+    file = dataset.parent.parent / "fingerprints" / dataset.name / "dataset_fingerprint.json"
     return read_fingerprint(file).case_ids if file.is_file() else ()
 
 
 def _stores(target: str, workspace: Path) -> list[CaseStore]:
-    places = [Path(target).expanduser(), workspace / "preprocessed" / target]
-    for place in places:
+    # The workspace first: the raw dataset of that name may lie in the current folder.
+    for place in (workspace / "preprocessed" / target, Path(target).expanduser()):
         if not place.is_dir():
             continue
         stores = [CaseStore(folder) for folder in (place, *sorted(place.iterdir())) if folder.is_dir()]
-        filled = [store for store in stores if store.described() or store.undescribed()]
+        filled = [store for store in stores if store.holds_cases()]
         if filled:
             return filled
     known = sorted(path.name for path in (workspace / "preprocessed").glob("*"))

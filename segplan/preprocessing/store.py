@@ -223,6 +223,12 @@ class CaseStore:
                     found.setdefault(name.removesuffix(ending), []).append(name)
         return found
 
+    def holds_cases(self) -> bool:
+        """Whether this is a store, be it damaged; other folders with JSON files, such as a raw dataset's, are none."""
+        if any(name.endswith(_FILES) for name in self._names()):
+            return True
+        return any(_is_description(self.folder / f"{identifier}{_META}") for identifier in self.described())
+
     def leftovers(self) -> list[str]:
         """Names of temporary files, of writers that were killed or are at work."""
         return sorted(path.name for path in self.folder.glob(f"{TEMPORARY_PREFIX}*"))
@@ -259,6 +265,14 @@ class CaseStore:
                 checksum = zlib.crc32(part, checksum)
                 size += len(part)
         return {"bytes": size, "crc32": checksum, **content.layout}
+
+
+def _is_description(path: Path) -> bool:
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"format", "source_hash", "properties", "files"} <= data.keys()
 
 
 @dataclass(frozen=True)

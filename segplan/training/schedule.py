@@ -76,7 +76,7 @@ class PlateauDecay:
         divisor: what the rate is divided by.
         patience: epochs without a fall by `threshold` of the training loss's average before it is divided.
         threshold: smallest fall that counts.
-        stop_patience: training ends after so many epochs without progress of the validation loss's average …
+        stop_patience: training ends after so many epochs without progress of the validation loss's average, or …
         stop_below: … once the rate, as a factor on the initial one, is below this: 1e-6 of 3e-4.
         train_decay: weight of the history in the training loss's average.
         val_decay: weight of the history in the validation loss's average.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from segplan.dataset import Case, Description, check_case
+from segplan.dataset import Case, Description, Labels, check_case, check_classes
 from segplan.imaging import Geometry, Image
 
 SHAPE = (4, 5, 6)
@@ -145,3 +145,12 @@ def test_all_problems_of_a_case_come_together():
     assert len(texts) == 4
     for text, part in zip(texts, ("NaN", "channels", "4×5×7", "9 (140 voxels)"), strict=True):
         assert part in text
+
+
+def test_classes_that_no_case_has_are_notes_and_no_class_at_all_is_a_problem():
+    known = Labels({"background": 0, "whole": (1, 2), "core": 2}, 9, (1, 2))
+    assert check_classes(known, {"whole", "core"}) == []
+    (note,) = check_classes(known, {"whole"})
+    assert not note.fatal and note.what == "core (value 2) occurs in no case"
+    (problem,) = check_classes(known, set())
+    assert problem.fatal and "every label map is empty" in problem.what

@@ -199,6 +199,27 @@ def test_channels_on_different_grids_are_refused(tmp_path):
             read_image([first, path])
 
 
+def mirrored(path, offset):
+    """A MetaImage with a negative spacing, as ITK keeps it."""
+    header = "ObjectType = Image\nNDims = 3\nBinaryData = True\nDimSize = 6 5 4\nElementType = MET_SHORT\n"
+    header += f"ElementSpacing = -1 1 1\nOffset = {offset} 0 0\nElementDataFile = LOCAL\n"
+    path.write_bytes(header.encode() + volume(np.int16).tobytes())
+    return path
+
+
+def test_channels_on_different_grids_are_refused_where_a_spacing_is_negative(tmp_path):
+    first, far = mirrored(tmp_path / "a.mha", 0), mirrored(tmp_path / "b.mha", 50)
+    assert read_image([first, mirrored(tmp_path / "c.mha", 0.2)]).spacing == (1.0, 1.0, 1.0)
+    with pytest.raises(ImageError, match=r"50\.0 voxels away"):
+        read_image([first, far])
+
+
+def test_gipl_refuses_an_axis_that_runs_backwards(tmp_path):
+    geometry = read_image([mirrored(tmp_path / "a.mha", 0)]).geometry
+    with pytest.raises(ImageError, match="orientation"):
+        write_label_map(tmp_path / "b.gipl", np.zeros((4, 5, 6), dtype=np.uint8), geometry)
+
+
 def test_gipl_refuses_labels_of_32_bit_and_planes(tmp_path):
     volume_geometry = Geometry(3, (1.0,) * 3, (0.0,) * 3, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0))
     plane_geometry = Geometry(2, (1.0,) * 2, (0.0,) * 2, (1.0, 0.0, 0.0, 1.0))

@@ -97,6 +97,12 @@ def test_scaling_is_as_itk_has_it(tmp_path, slope, intercept, dtype):
     np.testing.assert_array_equal(read_image([path]).array[0], expected)
 
 
+def test_a_slope_with_an_intercept_that_is_no_number_is_refused(tmp_path):
+    path = save(tmp_path / "a.nii", volume("i2"), edit=lambda content: struct.pack_into("<2f", content, 112, 2, np.nan))
+    with pytest.raises(ImageError, match="scl_inter no number"):
+        read_image([path])
+
+
 @pytest.mark.parametrize("slope", [0, np.nan])
 def test_without_a_slope_the_intercept_does_not_count(tmp_path, slope):
     """So the standard has it; ITK adds the intercept all the same."""

@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 
 from segplan.errors import ImageError, StorageError
-from segplan.imaging import atomic_write, read_image, write_label_map
+from segplan.imaging import atomic_folder, atomic_write, read_image, remove_leftovers, write_label_map
 
 
 def test_the_file_appears_with_its_content_and_nothing_else(tmp_path):
@@ -32,6 +32,31 @@ def test_an_error_leaves_the_older_file_and_no_remains(tmp_path):
         raise KeyError("defect")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    target = tmp_path / "new" / "model"
+    with atomic_folder(target) as temporary:
+        (temporary / "a").write_text("content")
+        assert not target.exists()
+    assert [path.name for path in target.iterdir()] == ["a"]
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "other") as temporary:
+        (temporary / "a").write_text("half")
+        raise KeyError("defect")
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_the_working_folder_is_not_replaced(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StorageError, match="working folder"), atomic_folder(Path()):
+        pass
+    assert Path.cwd() == tmp_path
+
+
+def test_removing_leftovers_passes_folders_over(tmp_path):
+    (tmp_path / ".tmp-model-abc").mkdir()
+    assert remove_leftovers(tmp_path, older_than_s=-1) == 0
+    assert (tmp_path / ".tmp-model-abc").is_dir()
 
 
 def test_an_interrupt_leaves_no_remains(tmp_path):

@@ -135,6 +135,23 @@ def test_colours_keep_their_values_at_8_and_16_bit(tmp_path, planar, dtype):
     assert image.spacing == (999.0, 1.0, 1.0)
 
 
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+@pytest.mark.parametrize("count", [2, 5])
+def test_samples_that_are_no_transparency_are_channels(tmp_path, planar, count):
+    channels = RNG.integers(0, 255, (count, 6, 7), dtype=np.uint8)
+    stored = channels if planar == "separate" else np.moveaxis(channels, 0, -1).copy()
+    path = save(tmp_path / "a.tif", stored, photometric="minisblack", planarconfig=planar)
+    np.testing.assert_array_equal(read_image([path]).array[:, 0], channels)
+
+
+def test_transparency_is_dropped(tmp_path):
+    pixels = RNG.integers(0, 255, (6, 7, 4), dtype=np.uint8)
+    colour = save(tmp_path / "a.tif", pixels, photometric="rgb", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(read_image([colour]).array[:, 0], np.moveaxis(pixels[..., :3], -1, 0))
+    grey = save(tmp_path / "b.tif", pixels[..., :2].copy(), photometric="minisblack", extrasamples=["assocalpha"])
+    np.testing.assert_array_equal(read_image([grey]).array[0, 0], pixels[..., 0])
+
+
 def test_a_volume_of_colours_has_channels(tmp_path):
     colours = RNG.integers(0, 255, (4, 5, 7, 3), dtype=np.uint8)
     path = save(tmp_path / "a.tif", colours, photometric="rgb", metadata={"axes": "ZYXS"})

@@ -69,6 +69,19 @@ def test_csv_rows_are_cases_with_and_without_a_header(tmp_path):
     assert found(tmp_path / "titled.csv", 2) == {"a": ["a.nii.gz", "b.nii.gz"]}
 
 
+def test_a_first_row_of_folders_is_no_header(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "list.csv").write_text("one\ntwo\n")
+    assert found(tmp_path / "list.csv") == {"one": ["one"], "two": ["two"]}
+
+
+def test_spaces_at_the_ends_of_a_line_do_not_count(tmp_path):
+    touch(tmp_path, "a.nii.gz")
+    (tmp_path / "list.txt").write_text("a.nii.gz \n\n")
+    assert found(tmp_path / "list.txt") == {"a": ["a.nii.gz"]}
+
+
 @pytest.mark.parametrize("name", ["../../evil", "a/b", "..", "..\\evil", "/tmp/evil"])
 def test_a_case_name_that_leaves_the_output_folder_is_refused_with_its_row(tmp_path, name):
     (tmp_path / "list.csv").write_text(f"case,t1\nfine,a.nii.gz\n\n{name},a.nii.gz\n")

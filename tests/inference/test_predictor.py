@@ -177,3 +177,9 @@ def test_precision_names():
     assert resolve_precision("bf16-mixed", cpu) is torch.bfloat16
     assert resolve_precision("auto", cpu) in (torch.float32, torch.bfloat16)
     assert resolve_precision("auto", torch.device("mps")) is torch.float32
+
+
+@pytest.mark.parametrize("spacing", [(0, 1, 1), (1, -1, 1), (1, 1, float("nan"))])
+def test_a_spacing_that_is_no_length_is_refused(spacing):
+    with pytest.raises(ImageError, match="spacing is"):
+        image_from_array(np.zeros((4, 5, 6)), spacing)

@@ -11,7 +11,9 @@ import torch
 from segplan import Predictor
 from segplan.cli import main
 from segplan.errors import ModelError
+from segplan.interop import exchange
 from segplan.interop.nnunet import import_model
+from segplan.model_folder import ModelFolder
 
 DATA = Path(__file__).parents[1] / "data"
 MODEL = DATA / "interop" / "ignore" / "nnUNetTrainer__nnUNetPlans__2d"
@@ -60,6 +62,27 @@ def test_a_damaged_onnx_file_is_named(model, tmp_path):
     (tmp_path / "onnx" / "fold_0" / "network.onnx").write_bytes(b"no network")
     with pytest.raises(ModelError, match=r"network\.onnx.*onnxruntime cannot read it"):
         Predictor.from_model(tmp_path / "onnx")
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch", "nnunet"])
+def test_an_onnx_export_is_not_exported_again(model, tmp_path, capsys, kind):
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    shutil.copytree(model, tmp_path / "onnx", ignore=shutil.ignore_patterns("*.safetensors"))
+    nothing = onnx.helper.make_graph([], "nothing", [value := onnx.helper.make_tensor_value_info("x", 1, [1])], [value])
+    exported = onnx.helper.make_model(nothing, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    (tmp_path / "onnx" / "fold_0" / "network.onnx").write_bytes(exported.SerializeToString())
+    assert main(["export-model", str(tmp_path / "onnx"), str(tmp_path / "out"), f"format={kind}"]) == 2
+    assert "it is an export itself" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*"))
+
+
+@pytest.mark.parametrize("wrong", [0.1, float("nan")])
+def test_an_export_that_computes_something_else_leaves_nothing(model, tmp_path, monkeypatch, wrong):
+    monkeypatch.setattr(exchange, "_load_program", lambda path: lambda image: torch.full((3, 4, 32, 32), wrong))
+    with pytest.raises(ModelError, match="would differ"):
+        exchange.export_program(ModelFolder.open(model), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_folder_is_never_exported_into(model, tmp_path, capsys):

@@ -16,6 +16,7 @@ from segplan.cli import main
 from segplan.errors import ModelError
 from segplan.interop.nnunet import export_nnunet, import_model, read_checkpoint, read_configuration
 from segplan.interop.nnunet.checkpoint import canonical_weights
+from segplan.interop.nnunet.export import plans_json
 from segplan.model_folder import ModelFolder
 
 DATA = Path(__file__).parents[1] / "data"
@@ -120,6 +121,12 @@ def edited_plans(folder: Path, **changes) -> Path:
         ({"normalization_schemes": ["MyNormalization", "ZScoreNormalization"]}, "segplan has no MyNormalization"),
         ({"inherits_from": "3d_fullres"}, "inherits from itself"),
         ({"patch_size": None}, "no plan of nnU-Net"),
+        ({"patch_size": [5, 32, 32]}, "cannot be divided by 4 along axis 0"),
+        ({"spacing": [1, 0, -2]}, r"spacing is \[1.0, 0.0, -2.0\]"),
+        ({"spacing": [1, 2]}, "spacing is"),
+        ({"normalization_schemes": ["ZScoreNormalization"]}, "one entry a channel"),
+        ({"normalization_schemes": ["ZScoreNormalization"], "use_mask_for_norm": [False]}, "one entry a channel|for 2"),
+        ({"preprocessor_name": "MyPreprocessor"}, "preprocessor_name is MyPreprocessor"),
     ],
 )
 def test_what_segplan_cannot_repeat_exactly_is_refused(tmp_path, changes, words):
@@ -127,6 +134,104 @@ def test_what_segplan_cannot_repeat_exactly_is_refused(tmp_path, changes, words)
         import_model(edited_plans(tmp_path / "source", **changes), tmp_path / "model", configuration="3d_fullres")
     assert not (tmp_path / "model").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def edited_checkpoint(folder: Path, **changes) -> Path:
+    source = edited_plans(folder)
+    shutil.rmtree(source / "fold_1")
+    path = source / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False) | changes
+    torch.save({key: value for key, value in checkpoint.items() if value is not ...}, path)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"network_weights": {"a": 3}}, "no network_weights"),
+        ({"network_weights": ...}, "no network_weights"),
+        ({"inference_allowed_mirroring_axes": "xy"}, "no list of axes"),
+        ({"inference_allowed_mirroring_axes": (0, 5)}, r"mirrored along axes \[0, 5\]"),
+    ],
+)
+def test_a_checkpoint_that_makes_no_sense_is_refused(tmp_path, changes, words):
+    source = edited_checkpoint(tmp_path / "source", **changes)
+    with pytest.raises(ModelError, match=words):
+        import_model(source, tmp_path / "model", configuration="3d_fullres")
+
+
+def test_a_checkpoint_that_says_nothing_of_its_origin_or_mirroring_imports_as_nnunet_takes_it(tmp_path):
+    source = edited_checkpoint(tmp_path / "source", init_args=..., inference_allowed_mirroring_axes=...)
+    assert import_model(source, tmp_path / "model", configuration="3d_fullres").mirror_axes is None
+
+
+def test_weights_are_not_imported_as_another_configuration_with_the_same_network(tmp_path):
+    with pytest.raises(ModelError, match=r"trained as 3d_fullres, not as 3d_lowres.*configuration=3d_fullres"):
+        import_model(FIXTURES / "3d_fullres", tmp_path / "model", configuration="3d_lowres")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cascade_takes_no_other_model_for_its_first_stage(tmp_path, imported):
+    alone = tmp_path / "results" / folder_of("cascade").name
+    shutil.copytree(folder_of("cascade"), alone)
+    for other, words in (
+        (folder_of("resenc"), "trained as 3d_resenc, not as 3d_lowres"),
+        (imported / "resenc", "it is a 3d_resenc, and the cascade was trained on 3d_lowres"),
+    ):
+        with pytest.raises(ModelError, match=words):
+            import_model(alone, tmp_path / "model", previous=other)
+    strange = tmp_path / "strange"
+    shutil.copytree(imported / "cascade" / "previous", strange)
+    data = json.loads((strange / "model.json").read_text())
+    data["plan"]["labels"] = {"background": 0, "only": 1}
+    (strange / "model.json").write_text(json.dumps(data))
+    with pytest.raises(ModelError, match="labels are not the cascade's"):
+        import_model(alone, tmp_path / "model", previous=strange)
+    assert not (tmp_path / "model").exists()
+
+
+def test_of_a_run_folder_as_first_stage_only_what_predicting_needs_is_copied(tmp_path, imported):
+    alone = tmp_path / "results" / folder_of("cascade").name
+    shutil.copytree(folder_of("cascade"), alone)
+    run = tmp_path / "run"
+    shutil.copytree(imported / "cascade" / "previous", run)
+    (run / "fold_0" / "last.ckpt").write_text("the optimizer's state")
+    import_model(alone, tmp_path / "model", previous=run)
+    kept = sorted(str(path.relative_to(tmp_path / "model")) for path in (tmp_path / "model/previous").rglob("*.*"))
+    assert kept == ["previous/fold_0/weights.safetensors", "previous/model.json"]
+
+
+def test_channels_are_in_the_order_of_their_numbers(tmp_path):
+    source = edited_plans(tmp_path / "source")
+    data = json.loads((source / "dataset.json").read_text())
+    (source / "dataset.json").write_text(json.dumps(data | {"channel_names": {"1": "T2", "0": "T1"}}))
+    assert read_configuration(source, "3d_fullres").plan["channels"] == ["T1", "T2"]
+
+
+def test_a_results_folder_takes_the_name_of_the_models_folder_for_the_configuration(tmp_path):
+    for name in ("2d", "3d_fullres"):
+        shutil.copytree(FIXTURES / name, tmp_path / "results" / f"nnUNetTrainer__nnUNetPlans__{name}")
+    chosen = "configuration=nnUNetTrainer__nnUNetPlans__3d_fullres"
+    assert main(["import-nnunet", str(tmp_path / "results"), str(tmp_path / "model"), chosen]) == 0
+    assert ModelFolder.open(tmp_path / "model").name.endswith("3d_fullres")
+
+
+@pytest.mark.parametrize("flag", [b"\x01\x00", b"\x00\x00"])
+def test_an_encrypted_or_damaged_zip_is_refused(tmp_path, capsys, flag):
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("model/plans.json", "{" + " " * 1000 + "}")
+    content = bytearray(archive.read_bytes())
+    if flag == b"\x01\x00":  # the bit that says that a password is needed, in both headers
+        content[6:8] = flag
+        start = content.index(b"PK\x01\x02") + 8
+        content[start : start + 2] = flag
+    else:
+        start = content.index(b"plans.json") + len("plans.json")
+        content[start : start + 4] = b"\xff\xff\xff\xff"
+    archive.write_bytes(content)
+    assert main(["import-nnunet", str(archive), str(tmp_path / "model")]) == 2
+    assert "model.zip" in capsys.readouterr().err
 
 
 def test_weights_of_another_network_than_the_plan_describes_are_refused(tmp_path):
@@ -232,3 +337,26 @@ def test_importing_needs_no_lightning_and_no_hydra(tmp_path):
         "sys.exit(any(name in sys.modules for name in ('pytorch_lightning', 'hydra', 'SimpleITK')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "model", "reader"),
+    [
+        (".tif", "cascade", "Tiff3DIO"),
+        (".tif", "ignore", "NaturalImage2DIO"),
+        (".tiff", "ignore", "Tiff3DIO"),
+        (".png", "ignore", "NaturalImage2DIO"),
+        (".nrrd", "ignore", "SimpleITKIO"),
+        (".jpg", "ignore", None),
+    ],
+)
+def test_the_export_names_nnunets_reader_of_the_images(imported, tmp_path, ending, model, reader):
+    shutil.copytree(imported / model, tmp_path / "model")
+    data = json.loads((tmp_path / "model" / "model.json").read_text())
+    data["plan"]["file_ending"] = ending
+    (tmp_path / "model" / "model.json").write_text(json.dumps(data))
+    if reader is None:
+        with pytest.raises(ModelError, match=r"nnU-Net reads no \.jpg files"):
+            plans_json(ModelFolder.open(tmp_path / "model"))
+    else:
+        assert plans_json(ModelFolder.open(tmp_path / "model"))["image_reader_writer"] == reader

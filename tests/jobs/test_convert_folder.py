@@ -81,6 +81,15 @@ def test_other_names_are_guessed_and_the_guess_is_printed(tmp_path, capsys, imag
     assert names(tmp_path, "labelsTr") == ["1.png", "10.png", "2.png", "21.png"]
 
 
+@pytest.mark.parametrize("name", ["img{}.png", "case_{:03d}_axial.png"])
+def test_equal_names_that_share_their_beginning_are_paired_whole(tmp_path, name):
+    for number in (1, 2, 10):
+        write_picture(tmp_path / "images" / name.format(number), 0)
+        write_picture(tmp_path / "labels" / name.format(number), 1, "mask")
+    assert convert(tmp_path) == 0
+    assert names(tmp_path, "labelsTr") == sorted(name.format(number) for number in (1, 2, 10))
+
+
 def test_two_label_maps_an_image_are_asked_about(tmp_path, capsys):
     for number in range(3):
         write_picture(tmp_path / "both" / f"p{number}.jpg", 0, "RGB")

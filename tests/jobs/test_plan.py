@@ -13,6 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from small_dataset import case_arrays, make_dataset, write_image
 
+from segplan.cli import main as segplan
 from segplan.entry import main
 from segplan.preprocessing import CaseStore
 
@@ -312,6 +313,27 @@ def test_one_empty_label_map_is_noted_and_kept(dataset, tmp_path, capsys):
     assert "note: case_00" in capsys.readouterr().out
     stored = store_of(tmp_path / "w").open("case_00")
     assert not any(len(rows) for rows in stored.locations.values())
+
+
+def test_a_class_that_occurs_in_no_case_is_noted_by_plan_and_by_verify(dataset, tmp_path, capsys):
+    path = dataset / "dataset.json"
+    content = json.loads(path.read_text())
+    content["labels"] = {**content["labels"], "absent": 7, "ignore": 9}
+    path.write_text(json.dumps(content))
+    for _ in range(2):  # the second time from the record
+        assert plan(f"dataset={dataset}", "stages=[verify,fingerprint,plan]", workspace=tmp_path / "w") == 0
+        assert "note: dataset: absent (value 7) occurs in no case" in capsys.readouterr().out
+    assert segplan(["verify", str(dataset)]) == 0
+    assert capsys.readouterr().out.count("occurs in no case") == 1
+
+
+def test_a_class_is_not_called_absent_while_a_case_cannot_be_read(dataset, capsys):
+    content = json.loads((dataset / "dataset.json").read_text())
+    content["labels"]["absent"] = 7
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    (dataset / "labelsTr" / "case_05.nii.gz").write_bytes(b"")
+    assert segplan(["verify", str(dataset)]) == 2
+    assert "occurs in no case" not in capsys.readouterr().out
 
 
 def test_truncated_gzip_content_is_named(dataset, tmp_path, capsys):

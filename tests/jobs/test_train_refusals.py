@@ -65,6 +65,8 @@ def test_validating_again_with_force_keeps_the_training(workspace):
     [
         (["finetune.checkpoint=/no/such/file.safetensors"], ModelError),
         (["loss._target_=segplan.training.DiceBCELoss"], ConfigError),
+        (["loss.class_weights=[1,1,1,1,1,1,1,1,1]"], ConfigError),
+        (["loss.class_weights=3"], ConfigError),
         (["optimizer.lr=-1"], ConfigError),
         (["trainer.bogus=1"], ConfigError),
     ],

@@ -140,3 +140,35 @@ def test_a_folder_serves_as_well_as_a_name_and_nothing_is_refused(store, tmp_pat
         with pytest.raises(VerificationError):
             run(str(target), tmp_path / "elsewhere")
     assert main(["verify-store", "Dataset002_B", f"workspace={tmp_path}"]) == 2
+
+
+def test_a_raw_dataset_of_the_same_name_is_neither_taken_for_the_store_nor_harmed(store, tmp_path, capsys, monkeypatch):
+    raw = tmp_path / "here" / "Dataset001_A"
+    raw.mkdir(parents=True)
+    (raw / "dataset.json").write_text("{}")
+    monkeypatch.chdir(raw.parent)
+    (store.folder / "a.labels.npy").write_bytes(b"")
+    assert main(["verify-store", "Dataset001_A", f"workspace={tmp_path}", "--remove"]) == 0
+    assert store.described() == ["b.1", "c"] and (raw / "dataset.json").exists()
+    assert main(["verify-store", str(raw), f"workspace={tmp_path}", "--remove"]) == 2
+    assert "no preprocessed cases" in capsys.readouterr().err and (raw / "dataset.json").exists()
+
+
+def test_descriptions_whose_arrays_are_all_gone_are_found_by_the_folder_too(store, tmp_path):
+    for path in store.folder.glob("*.np[yz]"):
+        path.unlink()
+    assert damaged_cases(store) == ["a", "b.1", "c"]
+    with pytest.raises(VerificationError, match="3 cases"):
+        run(str(store.folder), tmp_path / "elsewhere")
+
+
+def test_a_store_near_the_root_of_the_file_system_can_be_checked(store, monkeypatch):
+    monkeypatch.setattr(type(store.folder), "absolute", lambda self: type(self)("/top/store"))
+    assert verify_store(store, 1) == []
+
+
+def test_the_named_command_has_the_datasets_name_where_a_relative_path_was_given(store, monkeypatch, capsys):
+    (store.folder / "a.labels.npy").write_bytes(b"")
+    monkeypatch.chdir(store.folder)
+    assert main(["verify-store", "."]) == 2
+    assert "dataset=Dataset001_A stages=[preprocess]" in capsys.readouterr().err

@@ -180,6 +180,23 @@ def test_class_weights_make_a_weighted_mean():
     assert loss(logits, ignored).item() == pytest.approx(without.item(), rel=1e-6)
 
 
+def test_a_batch_of_classes_that_weigh_nothing_gives_a_cross_entropy_of_zero():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    loss = DiceCELoss(dice_weight=0, class_weights=[0, 1, 1])(logits, torch.zeros(1, 4, 4))
+    loss.backward()
+    assert loss.item() == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
+def test_focal_loss_has_a_finite_gradient_where_the_network_is_certain(gamma):
+    logits = torch.zeros(1, 3, 4, 4)
+    logits[:, 0] = 200
+    logits.requires_grad_()
+    DiceFocalLoss(gamma=gamma)(logits, torch.zeros(1, 4, 4)).backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [DiceCELoss, DiceTopKLoss, DiceFocalLoss, TverskyCELoss])
 def test_what_stands_in_ignored_voxels_changes_neither_loss_nor_gradient(kind):
     logits, labels = random_case(ignore=4)
@@ -201,6 +218,8 @@ def test_what_stands_in_ignored_voxels_changes_neither_loss_nor_gradient(kind):
         (DiceFocalLoss, {"gamma": -1}),
         (TverskyCELoss, {"alpha": -0.1}),
         (DiceCELoss, {"class_weights": [0, 0]}),
+        (DiceCELoss, {"class_weights": ["a", 1]}),
+        (DiceCELoss, {"class_weights": [float("inf"), 1]}),
     ],
 )
 def test_values_that_make_no_loss_are_refused(kind, arguments):

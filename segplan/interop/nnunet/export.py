@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from segplan.errors import ModelError
-from segplan.imaging import atomic_write
+from segplan.imaging import atomic_folder, atomic_write
 from segplan.interop.nnunet.plans import RESAMPLING, RESAMPLING_ARGUMENTS
-from segplan.model_folder import ModelFolder
+from segplan.model_folder import ONNX_FILE, ModelFolder
 from segplan.preprocessing.plan_node import labels_of
 
 TRAINER, PLANS = "nnUNetTrainer", "nnUNetPlans"
@@ -27,6 +27,7 @@ _NORMALIZATION = {
 }
 _CHECKPOINTS = {"final": "checkpoint_final.pth", "best": "checkpoint_best.pth"}
 _PICTURES = (".png", ".bmp", ".tif")
+_UNREAD = {".jpg": ".png", ".jpeg": ".png", ".dcm": ".nii.gz"}
 
 
 def export_nnunet(model: ModelFolder, results: Path) -> list[Path]:
@@ -43,20 +44,30 @@ def export_nnunet(model: ModelFolder, results: Path) -> list[Path]:
         ModelError: nnU-Net has no such network or labels, or the folder is there already.
         StorageError: the disk is full or the folder cannot be written.
     """
-    first = [] if model.previous is None else export_nnunet(model.previous, results)
     dataset, configuration = str(model.plan["dataset"]), str(model.plan["configuration"])
     folder = results / dataset / f"{TRAINER}__{PLANS}__{configuration}"
     if folder.exists():
         raise ModelError("it is there already", folder, "Name another folder, or remove this one.")
     plans, description = plans_json(model), dataset_json(model)
+    first = [] if model.previous is None else export_nnunet(model.previous, results)
+    with atomic_folder(folder) as temporary:
+        _write_folds(model, temporary, plans, description)
+        _write_json(temporary / "dataset.json", description)
+        _write_json(temporary / "plans.json", plans)
+    return [*first, folder]
+
+
+def _write_folds(
+    model: ModelFolder, folder: Path, plans: Mapping[str, Any], description: Mapping[str, Any]
+) -> None:
+    configuration = str(model.plan["configuration"])
     for kind, file_name in _CHECKPOINTS.items():
         for fold in model.folds(kind):
+            if model.weights_path(fold, kind).name == ONNX_FILE:
+                raise ModelError("it is an export itself", model.path, "Export the model that it was made of.")
             weights = with_aliases(model.read_weights(fold, kind))
             made_by = {"plans": plans, "configuration": configuration, "fold": _fold(fold), "dataset_json": description}
             _write_checkpoint(folder / f"fold_{fold}" / file_name, weights, made_by, model.mirror_axes)
-    _write_json(folder / "dataset.json", description)
-    _write_json(folder / "plans.json", plans)
-    return [*first, folder]
 
 
 def plans_json(model: ModelFolder) -> dict[str, Any]:
@@ -93,7 +104,7 @@ def plans_json(model: ModelFolder) -> dict[str, Any]:
         "plans_name": PLANS,
         "original_median_spacing_after_transp": [1.0] * (3 - len(spacing)) + spacing,
         "original_median_shape_after_transp": plan.get("median_shape") or list(model.patch_size),
-        "image_reader_writer": _reader(str(plan.get("file_ending", ".nii.gz"))),
+        "image_reader_writer": _reader(str(plan.get("file_ending", ".nii.gz")), model),
         "transpose_forward": transpose,
         "transpose_backward": [int(axis) for axis in np.argsort(transpose)],
         "configurations": configurations,
@@ -171,8 +182,17 @@ def _architecture(model: ModelFolder) -> dict[str, Any]:
     }
 
 
-def _reader(file_ending: str) -> str:
-    return "NaturalImage2DIO" if file_ending.lower() in _PICTURES else "SimpleITKIO"
+def _reader(file_ending: str, model: ModelFolder) -> str:
+    """nnU-Net's reader of such files; its SimpleITKIO reads all that SimpleITK knows."""
+    ending = file_ending.lower()
+    if ending == ".tiff" or (ending == ".tif" and len(model.patch_size) == 3):
+        return "Tiff3DIO"
+    if ending in _PICTURES:
+        return "NaturalImage2DIO"
+    if ending in _UNREAD:
+        remedy = f"Set plan.file_ending in a copy of its model.json to {_UNREAD[ending]}, and convert images to that."
+        raise ModelError(f"nnU-Net reads no {ending} files", model.path, remedy)
+    return "SimpleITKIO"
 
 
 def _fold(fold: str) -> int | str:

@@ -1,13 +1,15 @@
 """Translate nnU-Net v2's plans.json and dataset.json into a plan node, a patch and a network."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from segplan.dataset import Labels
-from segplan.errors import ModelError, SegplanError
+from segplan.errors import ModelError, PlanError, SegplanError
+from segplan.preprocessing.plan_node import preprocessing_of
 
 _NORMALIZATION = {
     "ZScoreNormalization": "zscore",
@@ -85,7 +87,8 @@ def read_configuration(folder: Path, name: str) -> SourceConfiguration:
         previous = own.get("previous_stage")
         extra = len(labels.foreground_labels) if previous else 0
         _check_resampling(own, folder / "plans.json")
-        return SourceConfiguration(
+        _check_classes(plans, own, folder / "plans.json")
+        described = SourceConfiguration(
             name=name,
             dataset=str(plans["dataset_name"]),
             plan=_plan_node(plans, dataset, own, name, labels),
@@ -93,8 +96,11 @@ def read_configuration(folder: Path, name: str) -> SourceConfiguration:
             network=_network(own, len(_channels(dataset)) + extra, labels.num_heads, folder / "plans.json"),
             previous_stage=None if previous is None else str(previous),
         )
+        _check_numbers(described, folder / "plans.json")
+        return described
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"it is no plan of nnU-Net v2 ({error!r})", folder / "plans.json") from error
+        what = f"it is no plan of nnU-Net v2, or dataset.json beside it does not fit ({error!r})"
+        raise ModelError(what, folder / "plans.json", "Copy both again from the trained model's folder.") from error
     except SegplanError as error:
         if isinstance(error, ModelError):
             raise
@@ -112,7 +118,7 @@ def resolve(configurations: Mapping[str, Any], name: str, seen: tuple[str, ...] 
             f"there is no configuration {name}", "plans.json", f"There are {', '.join(sorted(configurations))}."
         )
     if name in seen:
-        raise ModelError(f"configuration {name} inherits from itself", "plans.json")
+        raise ModelError(f"configuration {name} inherits from itself", "plans.json", "Mend its inherits_from.")
     own = dict(configurations[name])
     parent = own.get("inherits_from")
     return own if parent is None else {**resolve(configurations, str(parent), (*seen, name)), **own}
@@ -152,7 +158,7 @@ def _plan_node(
 
 def _channels(dataset: Mapping[str, Any]) -> list[str]:
     names: Mapping[str, str] = dataset.get("channel_names") or dataset["modality"]
-    return [str(name) for name in names.values()]
+    return [str(names[number]) for number in sorted(names, key=int)]
 
 
 def _normalization(scheme: str) -> str:
@@ -169,6 +175,38 @@ def _check_resampling(own: Mapping[str, Any], path: Path) -> None:
         if function != RESAMPLING or {**expected, **arguments} != expected:
             what = f"it resamples {kind} by {function} {json.dumps(arguments)}, which segplan does not do"
             raise ModelError(what, path, "Only models with nnU-Net's own resampling can be imported.")
+
+
+def _check_classes(plans: Mapping[str, Any], own: Mapping[str, Any], path: Path) -> None:
+    usual = {"preprocessor_name": (own, "DefaultPreprocessor"), "label_manager": (plans, "LabelManager")}
+    for key, (where, expected) in usual.items():
+        if where.get(key, expected) != expected:
+            what = f"its {key} is {where[key]}, which segplan does not have"
+            raise ModelError(what, path, "Only models with nnU-Net's own preprocessing and labels can be imported.")
+
+
+def _check_numbers(described: SourceConfiguration, path: Path) -> None:
+    """Plans are edited by hand: refuse what would be found out at the first prediction, or never."""
+    plan, patch = described.plan, described.patch_size
+    try:
+        preprocessing_of(plan)
+    except PlanError as error:
+        raise ModelError(error.what, path, "Mend the plan.") from error
+    spacing = [value for value in plan["spacing"] if value is not None]
+    problems = {
+        f"its spacing is {spacing}": len(spacing) != len(patch)
+        or not all(math.isfinite(value) and value > 0 for value in spacing),
+        f"it has {len(plan['normalization'])} normalization_schemes for {plan['input_channels']} channels": len(
+            plan["normalization"]
+        )
+        != plan["input_channels"],
+    }
+    for axis, size in enumerate(patch):
+        total = math.prod(strides[axis] for strides in described.network["strides"])
+        problems[f"its patch_size {list(patch)} cannot be divided by {total} along axis {axis}"] = bool(size % total)
+    for what, wrong in problems.items():
+        if wrong:
+            raise ModelError(what, path, "Mend the plan, or copy it again from the trained model's folder.")
 
 
 def _network(own: Mapping[str, Any], input_channels: int, num_classes: int, path: Path) -> dict[str, Any]:

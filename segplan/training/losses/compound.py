@@ -278,8 +278,11 @@ def _sum(terms: Sequence[Tensor], logits: Tensor) -> Tensor:
 def _class_weights(given: Sequence[float] | None) -> Tensor | None:
     if given is None:
         return None
-    weights = torch.tensor([float(weight) for weight in given], dtype=torch.float32)
-    if not (weights >= 0).all() or not weights.sum() > 0:
+    try:
+        weights = torch.tensor([float(weight) for weight in given], dtype=torch.float32)
+    except (TypeError, ValueError):
+        weights = torch.zeros(0)
+    if not (weights >= 0).all() or not weights.isfinite().all() or not weights.sum() > 0:
         raise ConfigError(
             f"{list(given)} are no weights", "loss.class_weights", "Give numbers of at least 0, not all 0."
         )

@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from segplan.training.losses.ranks import sum_over_ranks, world_size
 
+_LEAST = 1e-7  # the resolution of float32 below 1
+
 
 def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None, class_weights: Tensor | None = None) -> Tensor:
     """Cross-entropy averaged over the voxels that count, each with the weight of its class.
@@ -16,8 +18,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None, class_wei
         mask: bool (B, *spatial), False where a voxel does not count; None where all do.
         class_weights: (K,); None weighs all alike.
     """
-    if mask is None and world_size() == 1:
-        return F.cross_entropy(logits, labels, weight=class_weights)
+    # torch's own mean is NaN where all voxels are of classes that weigh nothing.
+    if mask is None and class_weights is None and world_size() == 1:
+        return F.cross_entropy(logits, labels)
     per_voxel = F.cross_entropy(logits, labels, weight=class_weights, reduction="none")
     weights = torch.ones_like(per_voxel) if class_weights is None else class_weights[labels]
     if mask is not None:
@@ -33,7 +36,8 @@ def focal_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor | None, gam
     Source: Lin et al., Focal loss for dense object detection, 2017. Arguments as in `cross_entropy`.
     """
     per_voxel = F.cross_entropy(logits, labels, reduction="none")
-    return _mean((1 - torch.exp(-per_voxel)).clamp_min(0) ** gamma * per_voxel, mask)
+    # Above 0, where the gradient of a root (gamma < 1) is infinite.
+    return _mean((1 - torch.exp(-per_voxel)).clamp_min(_LEAST) ** gamma * per_voxel, mask)
 
 
 def top_k_cross_entropy(
