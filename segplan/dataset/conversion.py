@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from segplan.dataset.source_files import files_of, has_detached_data, join_detached
 from segplan.dataset.volumes import split_volumes
 from segplan.errors import DatasetError, StorageError
 from segplan.imaging import TEMPORARY_PREFIX, atomic_write, read_label_map, split_ending, write_label_map
@@ -54,12 +55,21 @@ class CaseSource:
             return images, None
         return images, f"labels{subset}/{self.identifier}{split_ending(self.label.name)[1].lower()}"
 
+    def spacing_targets(self) -> dict[str, Path]:
+        """New names of the JSON files that hold the spacing of TIFF volumes, each with its source."""
+        images, label = self.targets()
+        named = [*zip(images, self.images, strict=False), *([] if label is None else [(label, self.label)])]
+        return {
+            f"{split_ending(name)[0]}.json": beside
+            for name, source in named
+            if source is not None and source.is_file() and (beside := _spacing_beside(source)) is not None
+        }
+
     def fingerprint(self) -> str:
         """A hash of the names, sizes and times of the sources."""
         digest = hashlib.blake2b(digest_size=8)
         sources = (*self.images, *([] if self.label is None else [self.label]))
-        folders = (path for source in sources if source.is_dir() for path in sorted(source.iterdir()))
-        for path in (*sources, *folders):
+        for path in (file for source in sources for file in files_of(source) if file.exists()):
             status = path.stat()
             digest.update(f"{path} {status.st_size} {status.st_mtime_ns};".encode())
         return digest.hexdigest()
@@ -117,6 +127,8 @@ def convert_case(case: CaseSource, out: Path, renumbering: Mapping[int, int] | N
         SegplanError: a file cannot be read or written, or a label value has no new one.
     """
     images, label = case.targets()
+    for name, source in case.spacing_targets().items():
+        _link(source, out / name)
     if case.volumes is not None:
         split_volumes(case.images[0], [out / name for name in images])
     else:
@@ -162,7 +174,7 @@ def _check_folder(out: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def _entry(case: CaseSource) -> dict[str, Any]:
     images, label = case.targets()
-    return {"source": case.fingerprint(), "files": [*images, *([] if label is None else [label])]}
+    return {"source": case.fingerprint(), "files": [*images, *([] if label is None else [label]), *case.spacing_targets()]}
 
 
 def _link(source: Path, target: Path) -> None:
@@ -170,11 +182,18 @@ def _link(source: Path, target: Path) -> None:
     if source.is_dir():
         _link_folder(source, target)
         return
+    if has_detached_data(source):  # its data file, by whatever name, would be left behind
+        join_detached(source, target)
+        return
     with atomic_write(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # another file system, or one without links
             shutil.copyfile(source, temporary)
+
+
+def _spacing_beside(source: Path) -> Path | None:
+    return next((path for path in files_of(source)[1:] if path.suffix == ".json"), None)
 
 
 def _link_folder(source: Path, target: Path) -> None:

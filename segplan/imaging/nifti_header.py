@@ -110,7 +110,7 @@ def parse_header(content: bytes, path: Path) -> Header:
         shape=tuple(extents[:count]),
         datatype=_unpack(order, layout.datatype, content)[0],
         offset=int(offset),
-        scaling=_scaling(*_unpack(order, layout.scaling, content), path),
+        scaling=_scaling(path, *_unpack(order, layout.scaling, content)),
         orientation=fields,
     )
     _check_numbers(header, path)
@@ -203,7 +203,7 @@ def _pack(header: bytearray, field: tuple[str, int], *values: float) -> None:
     struct.pack_into(f"<{field[0]}", header, field[1], *values)
 
 
-def _scaling(slope: float, intercept: float, path: Path) -> tuple[float, float] | None:
+def _scaling(path: Path, slope: float, intercept: float) -> tuple[float, float] | None:
     """None where stored numbers are the values: a slope of 0 means that there is no scaling (NIfTI-1 standard).
 
     So does a slope that is no number, as some programs write it.

@@ -36,7 +36,7 @@ _DAMAGED = "It is damaged or of another format: export or copy it again."
 
 
 def read_image(path: Path) -> Image:
-    """Read a picture or volume: the samples of a pixel (but transparency) and a channel axis are channels, pages slices.
+    """Read a picture or volume: samples of a pixel (but transparency) and a channel axis are channels, pages slices.
 
     The spacing of a volume comes from a JSON file beside it ({"spacing": [z, y, x]}, named as the file or as the case,
     nnU-Net's convention), else from OME or ImageJ metadata, else it is 1 mm. A picture has none.
@@ -89,7 +89,7 @@ def _read(path: Path, labels: bool) -> Image:
 
     try:
         with _complaints() as complaints, tifffile.TiffFile(path) as file:
-            beside = _json_beside(path)
+            beside = spacing_file(path)
             axes = _axes(file, path, is_volume=beside is not None)
             channels = _channels(file, path, axes, labels)
             spacing = _spacing(file) if beside is None else _spacing_in_json(beside)
@@ -224,7 +224,7 @@ def _decoded_by_pillow(path: Path, num_pages: int, dtype: Any) -> np.ndarray | N
     return array if array.dtype == dtype.newbyteorder("=") else None
 
 
-def _json_beside(path: Path) -> Path | None:
+def spacing_file(path: Path) -> Path | None:
     """The file with the spacing, named as the image or as its case."""
     names = (path.stem, _CHANNEL_NUMBER.sub("", path.stem))
     return next((found for name in names if (found := path.with_name(f"{name}.json")).is_file()), None)

@@ -92,16 +92,7 @@ class Predictor:
         target = select_device(device)
         networks = tuple(load_network(model, fold, checkpoint, network_target).to(target) for fold in chosen)
         plan, labels = preprocessing_of(model.plan), labels_of(model.plan)
-        tiling = make_tiling(
-            model.patch_size,
-            labels.num_heads,
-            settings,
-            mirror_axes=model.mirror_axes,
-            swap=mirror_swap(model.mirror_swap, labels, is_cascade=bool(model.plan.get("previous_stage"))),
-            dtype=resolve_precision(precision, target),
-            device=target,
-            probabilities=settings.mode_for(model.plan) == STUNET_V1 and not labels.has_regions,
-        )
+        tiling = _tiling_of(model, labels, settings, resolve_precision(precision, target), target)
         previous = None
         if (first_stage := model.previous) is not None:
             previous = cls.from_model(
@@ -285,6 +276,21 @@ def image_from_array(array: NDArray[Any], spacing: Sequence[float]) -> Image:
     direction = tuple(np.eye(len(spacing)).ravel().tolist())
     geometry = Geometry(len(spacing), in_file_order, (0.0,) * len(spacing), direction)
     return Image(np.asarray(values, dtype=np.float32), (z, y, x), geometry)
+
+
+def _tiling_of(
+    model: ModelFolder, labels: Labels, settings: InferenceSettings, dtype: torch.dtype, device: torch.device
+) -> Tiling:
+    return make_tiling(
+        model.patch_size,
+        labels.num_heads,
+        settings,
+        mirror_axes=model.mirror_axes,
+        swap=mirror_swap(model.mirror_swap, labels, is_cascade=bool(model.plan.get("previous_stage"))),
+        dtype=dtype,
+        device=device,
+        probabilities=settings.mode_for(model.plan) == STUNET_V1 and not labels.has_regions,
+    )
 
 
 def _plain_mirror(mirror: bool | Sequence[int]) -> bool | tuple[int, ...]:

@@ -78,6 +78,6 @@ def _opened(source: Path) -> Iterator[Path]:
                         archive.extract(member, temporary)  # drops .. and leading slashes
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ModelError(f"it is no whole zip file ({error})", source, "Name a folder or a zip.") from error
-        except (RuntimeError, NotImplementedError) as error:  # encrypted, or a compression of which Python knows nothing
+        except RuntimeError as error:  # encrypted, or of a compression that Python does not know
             raise ModelError(f"the zip cannot be unpacked ({error})", source, "Unpack it, name the folder.") from error
         yield Path(temporary)

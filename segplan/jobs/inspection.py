@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from segplan.dataset import Case, Description, Labels, RawDataset, check_case, check_classes, scan_dataset
+from segplan.dataset.source_files import files_of
 from segplan.errors import ImageError, Problem, SegplanError, VerificationError
 from segplan.imaging import atomic_write, axis_codes, nonzero_box, read_image, read_label_map
 from segplan.jobs.console import print_problems, progress
@@ -147,7 +148,10 @@ def hash_of_dataset(dataset: RawDataset) -> str:
 def hash_of_case(case: Case) -> str:
     """A hash of the name, size and modification time of the files of `case`."""
     digest = hashlib.blake2b(case.identifier.encode(), digest_size=8)
-    for file in (*case.images, *([case.label] if case.label is not None else [])):
+    named = (*case.images, *([case.label] if case.label is not None else []))
+    for file in (file for path in named for file in files_of(path)):
+        if not file.exists():
+            continue  # said when the image is read
         status = file.stat()
         digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns};".encode())
     return digest.hexdigest()

@@ -57,9 +57,7 @@ def export_nnunet(model: ModelFolder, results: Path) -> list[Path]:
     return [*first, folder]
 
 
-def _write_folds(
-    model: ModelFolder, folder: Path, plans: Mapping[str, Any], description: Mapping[str, Any]
-) -> None:
+def _write_folds(model: ModelFolder, folder: Path, plans: Mapping[str, Any], description: Mapping[str, Any]) -> None:
     configuration = str(model.plan["configuration"])
     for kind, file_name in _CHECKPOINTS.items():
         for fold in model.folds(kind):
