@@ -71,6 +71,7 @@ class StorageError(SegplanError):
         remedies = {
             errno.ENOSPC: "Free some space and run the same command again.",
             errno.EDQUOT: "Free some of your quota and run the same command again.",
+            errno.ENOTDIR: "Choose another folder (workspace=, output=): a part of this path is a file.",
             errno.EROFS: "Choose a folder that can be written (workspace=, output=).",
             errno.EACCES: "Choose a folder that you may write (workspace=, output=), or mend its permissions.",
             errno.EPERM: "Choose a folder that you may write (workspace=, output=), or mend its permissions.",

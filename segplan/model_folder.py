@@ -31,6 +31,8 @@ WEIGHT_FILES = {"final": "weights.safetensors", "best": "weights_best.safetensor
 """File name inside fold_K of each kind of weights."""
 ONNX_FILE = "network.onnx"
 """File name inside fold_K of a network exported to ONNX, which takes the place of final weights."""
+PROGRAM_FILE = "network.pt2"
+"""File name inside fold_K of a network exported by torch.export; segplan does not run it."""
 
 _REQUIRED_KEYS = ("format", "name", "plan", "patch_size", "network", "mirror_axes")
 _REQUIRED_OF_PLAN = ("labels", "spacing", "transpose", "normalization", "use_mask_for_norm", "intensities")
@@ -180,6 +182,11 @@ class ModelFolder:
         return digest.hexdigest()
 
     def _lacking(self, what: str, fold: str, found: Sequence[str]) -> ModelError:
+        if any(self.path.glob(f"fold_*/{PROGRAM_FILE}")):
+            remedy = (
+                "torch.export.load opens them. To predict with segplan, take the model itself or export format=onnx."
+            )
+            return ModelError("holds torch.export programs, which segplan does not run", self.path, remedy)
         have = f"There are folds {', '.join(found)}. " if found else ""
         train = f"Train: python train.py plan={self.name} fold={fold} run={self.path.name}"
         return ModelError(what, self.path, f"{have}{train}")

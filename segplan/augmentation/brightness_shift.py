@@ -39,7 +39,8 @@ class BrightnessShift:
         if rng.random() >= self.probability:
             return None
         chosen = chosen_channels(rng, self.channel_probability, context)
-        return ShiftParams(tuple(float(rng.normal(0, self.std)) if acts else 0.0 for acts in chosen))
+        shifts = tuple(float(rng.normal(0, self.std)) if acts else 0.0 for acts in chosen)
+        return ShiftParams(shifts) if any(chosen) else None
 
     def apply(self, image: Tensor, labels: Tensor, params: ShiftParams) -> tuple[Tensor, Tensor]:
         """Return the shifted `image` (C, *spatial) and `labels` as they are."""

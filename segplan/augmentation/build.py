@@ -9,6 +9,7 @@ from typing import Any
 
 from segplan.augmentation.cascade import CascadeMorphology, CascadeRemoveComponent
 from segplan.augmentation.mirror import Mirror
+from segplan.augmentation.one_of import OneOf
 from segplan.augmentation.pipeline import Pipeline
 from segplan.augmentation.spatial import Spatial
 from segplan.augmentation.torchio_bridge import TorchioTransform
@@ -19,6 +20,8 @@ DEVICES = ("auto", "cpu", "cuda", "accelerator")
 """Where patches are augmented: in the loader's workers (cpu), or in batches where the network computes."""
 
 _SETTINGS = ("device", "dummy_2d")
+# Prediction mirrors as training does, the patch is cut once, and cascades have two stages: each must be seen here.
+_ALONE = (Spatial, Mirror, CascadeMorphology, CascadeRemoveComponent)
 
 
 def build_pipeline(
@@ -50,8 +53,10 @@ def build_pipeline(
             where="augmentation.device",
             remedy=f"Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.",
         )
-    is_flat = bool(node.get("dummy_2d", False))
-    context = Context(len(use_mask_for_norm), tuple(patch_size), is_flat, tuple(previous_labels))
+    dummy_2d = node.get("dummy_2d", False)
+    if not isinstance(dummy_2d, bool):
+        raise ConfigError(f"{dummy_2d!r} is neither true nor false", "augmentation.dummy_2d", "Use true or false.")
+    context = Context(len(use_mask_for_norm), tuple(patch_size), dummy_2d, tuple(previous_labels))
     if context.dummy_2d and len(context.patch_size) != 3:
         raise ConfigError("a 2D patch has no thick axis", where="augmentation.dummy_2d", remedy="Set it to false.")
     spatial: Spatial | None = None
@@ -109,8 +114,26 @@ def _build_transform(name: str, description: Any) -> Any:
             f"Did you mean {hint[0]}?" if hint else "Give it a _target_, such as segplan.augmentation.GaussianNoise."
         )
         raise ConfigError("this is no transform", where=f"augmentation.{name}", remedy=remedy)
-    built = _construct(name, description)
-    if type(built).__module__.startswith("segplan.augmentation."):
+    return _as_transform(name, _construct(name, description))
+
+
+def _as_transform(name: str, built: Any) -> Any:
+    """Return what `_target_` made as a transform; the alternatives of `OneOf` too, without those that are null."""
+    if isinstance(built, OneOf):
+        members = {
+            key: _as_transform(f"{name}.transforms.{key}", member)
+            for key, member in built.transforms.items()
+            if member is not None
+        }
+        for key, member in members.items():
+            if isinstance(member, _ALONE):
+                raise ConfigError(
+                    f"{type(member).__name__} cannot be one of several",
+                    where=f"augmentation.{name}.transforms.{key}",
+                    remedy="List it by itself.",
+                )
+        return dataclasses.replace(built, transforms=members)
+    if isinstance(built, Spatial) or all(hasattr(built, part) for part in ("probability", "sample", "apply")):
         return built
     return TorchioTransform(built, name)
 
@@ -121,7 +144,8 @@ def _construct(name: str, node: Mapping[str, Any]) -> Any:
     module, _, attribute = path.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
+        signature = inspect.signature(target)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ConfigError(
             f"nothing can be imported as {path} ({error})",
             where=f"augmentation.{name}",
@@ -129,15 +153,27 @@ def _construct(name: str, node: Mapping[str, Any]) -> Any:
         ) from error
     arguments = {key: _plain(name, value) for key, value in node.items() if key != "_target_"}
     try:
-        inspect.signature(target).bind(**arguments)
+        signature.bind(**arguments)
     except TypeError as error:
-        known = ", ".join(inspect.signature(target).parameters)
+        known = ", ".join(signature.parameters)
         raise ConfigError(f"{path}: {error}", where=f"augmentation.{name}", remedy=f"Known keys: {known}.") from error
+    for key, value in arguments.items():
+        if key in signature.parameters:
+            _check_type(f"augmentation.{name}.{key}", value, signature.parameters[key].annotation)
     try:
         return target(**arguments)
     except (TypeError, ValueError) as error:
         what = f"{path} refuses a value ({error})"
         raise ConfigError(what, f"augmentation.{name}", "See what its documentation allows.") from error
+
+
+def _check_type(where: str, value: Any, wanted: Any) -> None:
+    """Refuse "no" for false, which Python takes for true, and fractions where whole numbers are drawn."""
+    if wanted is bool and not isinstance(value, bool):
+        raise ConfigError(f"{value!r} is neither true nor false", where, "Use true or false.")
+    numbers = value if isinstance(value, tuple) else (value,)
+    if wanted in (int, tuple[int, int]) and any(type(number) is not int for number in numbers):
+        raise ConfigError(f"{value!r} is not whole", where, "Use whole numbers.")
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -43,7 +43,8 @@ class Contrast:
         if rng.random() >= self.probability:
             return None
         chosen = chosen_channels(rng, self.channel_probability, context)
-        return FactorParams(tuple(uniform_around_one(rng, self.factor) if acts else 1.0 for acts in chosen))
+        factors = tuple(uniform_around_one(rng, self.factor) if acts else 1.0 for acts in chosen)
+        return FactorParams(factors) if any(chosen) else None
 
     def apply(self, image: Tensor, labels: Tensor, params: FactorParams) -> tuple[Tensor, Tensor]:
         """Return `image` (C, *spatial) with changed contrast and `labels` as they are."""

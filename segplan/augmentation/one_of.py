@@ -33,7 +33,7 @@ class OneOf:
 
     def __post_init__(self) -> None:
         check_probability("one_of.probability", self.probability)
-        if not self.transforms:
+        if not isinstance(self.transforms, Mapping) or not self.transforms:
             raise ConfigError("there is nothing to choose from", "augmentation: one_of.transforms", "List transforms.")
 
     def sample(self, rng: np.random.Generator, context: Context) -> OneOfParams | None:

@@ -40,7 +40,8 @@ class Sharpen:
         if rng.random() >= self.probability:
             return None
         chosen = chosen_channels(rng, self.channel_probability, context)
-        return SharpenParams(tuple(uniform(rng, self.strength) if acts else 0.0 for acts in chosen))
+        strengths = tuple(uniform(rng, self.strength) if acts else 0.0 for acts in chosen)
+        return SharpenParams(strengths) if any(chosen) else None
 
     def apply(self, image: Tensor, labels: Tensor, params: SharpenParams) -> tuple[Tensor, Tensor]:
         """Return `image` (C, *spatial) with the chosen channels sharpened, and `labels` as they are."""

@@ -1,5 +1,6 @@
 """What every transform is: parameters are sampled first, then applied, so that each sample can be replayed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -100,8 +101,9 @@ def check_probability(name: str, value: float) -> None:
 
 
 def check_range(name: str, bounds: tuple[float, float], minimum: float | None = None) -> None:
-    """Raise ConfigError unless `bounds` are two ordered numbers, none below `minimum`."""
-    is_pair = isinstance(bounds, tuple) and len(bounds) == 2 and all(isinstance(bound, int | float) for bound in bounds)
+    """Raise ConfigError unless `bounds` are two ordered finite numbers, none below `minimum`."""
+    is_pair = isinstance(bounds, tuple) and len(bounds) == 2
+    is_pair = is_pair and all(isinstance(bound, int | float) and math.isfinite(bound) for bound in bounds)
     if not is_pair or bounds[0] > bounds[1] or (minimum is not None and bounds[0] < minimum):
         least = "" if minimum is None else f", not below {minimum}"
         raise ConfigError(

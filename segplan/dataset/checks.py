@@ -74,7 +74,8 @@ def _channel_problems(case: Case, description: Description, image: Image) -> lis
     if found == named:
         return []
     what = f"the image has {found} channels, dataset.json names {named} ({', '.join(description.channel_names)})"
-    remedy = f"Give every case {named} channels (files _0000 to _{named - 1:04d}), or mend channel_names."
+    files = f"{named} channels (files _0000 to _{named - 1:04d})" if named > 1 else "one channel (file _0000)"
+    remedy = f"Give every case {files}, or mend channel_names."
     return [Problem(case.identifier, what, remedy)]
 
 
@@ -103,7 +104,7 @@ def _label_problems(case: Case, labels: Labels, array: np.ndarray) -> list[Probl
         values, counts = np.unique(array[~np.isin(array, known)], return_counts=True)
         shown = [f"{value} ({count} voxels)" for value, count in zip(values, counts, strict=True)]
         more = f" and {len(shown) - _MOST_VALUES_SHOWN} more" if len(shown) > _MOST_VALUES_SHOWN else ""
-        noun = "value" if len(shown) == 1 else "values"
+        noun = "a value" if len(shown) == 1 else "values"
         what = f"the label map has {noun} that dataset.json lacks: {', '.join(shown[:_MOST_VALUES_SHOWN])}{more}"
         problems.append(Problem(case.identifier, what, "Add them to labels in dataset.json, or mend the label map."))
     elif _is_empty(array, high, labels.ignore):

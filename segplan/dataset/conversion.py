@@ -43,6 +43,11 @@ class CaseSource:
     volumes: int | None = None
     test: bool = False
 
+    @property
+    def key(self) -> str:
+        """Its name in the record and in messages: a test case may be called like a training case."""
+        return f"{self.identifier} (test)" if self.test else self.identifier
+
     def targets(self) -> tuple[list[str], str | None]:
         """Names of the image files and of the label map in the new dataset's folder; endings in small letters."""
         subset = "Ts" if self.test else "Tr"
@@ -91,9 +96,9 @@ def begin(out: Path, origin: Mapping[str, Any], cases: Sequence[CaseSource]) -> 
         StorageError: the folder cannot be written.
     """
     before = _check_folder(out, origin)
-    now = {case.identifier: _entry(case) for case in cases}
-    for identifier, entry in before.items():
-        if now.get(identifier) != entry:
+    now = {case.key: _entry(case) for case in cases}
+    for key, entry in before.items():
+        if now.get(key) != entry:
             for name in entry["files"]:
                 _remove(out / name)
     if before != now:
@@ -102,7 +107,7 @@ def begin(out: Path, origin: Mapping[str, Any], cases: Sequence[CaseSource]) -> 
     for folder in _FOLDERS:
         for leftover in (out / folder).glob(f"{TEMPORARY_PREFIX}*"):
             _remove(leftover)
-    return [case for case in cases if not all((out / name).exists() for name in now[case.identifier]["files"])]
+    return [case for case in cases if not all((out / name).exists() for name in now[case.key]["files"])]
 
 
 def finish(out: Path, description: Mapping[str, Any]) -> None:
@@ -174,7 +179,10 @@ def _check_folder(out: Path, origin: Mapping[str, Any]) -> dict[str, Any]:
 
 def _entry(case: CaseSource) -> dict[str, Any]:
     images, label = case.targets()
-    return {"source": case.fingerprint(), "files": [*images, *([] if label is None else [label]), *case.spacing_targets()]}
+    return {
+        "source": case.fingerprint(),
+        "files": [*images, *([] if label is None else [label]), *case.spacing_targets()],
+    }
 
 
 def _link(source: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ def groups_of_cases(identifiers: Sequence[str], group_by: str) -> dict[str, str]
 
     Raises:
         ConfigError: it is no regular expression, or there is no such file or column.
-        DatasetError: it gives some case no group.
+        DatasetError: it gives some case no group, or two.
     """
     match = _CSV.fullmatch(group_by)
     found = _from_table(Path(match["file"]), match["column"]) if match else _from_pattern(identifiers, group_by)
@@ -64,7 +64,8 @@ def make_grouped_splits(
     members: dict[str, list[str]] = {}
     for case in sorted(groups):
         members.setdefault(groups[case], []).append(case)
-    check_number_of_folds(k, len(members), "cases" if len(members) == len(groups) else "groups of cases")
+    noun = "group" if len(members) == 1 else "groups"
+    check_number_of_folds(k, len(members), "cases" if len(members) == len(groups) else f"{noun} of cases")
     names = sorted(members)
     np.random.RandomState(seed).shuffle(names)
     counts = {name: _label_counts(members[name], labels or {}) for name in names}
@@ -119,7 +120,9 @@ def _from_pattern(identifiers: Sequence[str], pattern: str) -> dict[str, str]:
         ) from error
     matches = {name: match for name in identifiers if (match := compiled.search(name))}
     return {
-        name: "\0".join(part or "" for part in match.groups()) if match.groups() else match[0]
+        name: ("\0".join(part or "" for part in match.groups()) if any(match.groups()) else "")
+        if match.groups()
+        else match[0]
         for name, match in matches.items()
     }
 
@@ -127,7 +130,7 @@ def _from_pattern(identifiers: Sequence[str], pattern: str) -> dict[str, str]:
 def _from_table(path: Path, column: str) -> dict[str, str]:
     try:
         with path.expanduser().open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+            reader = csv.DictReader(file, skipinitialspace=True)
             header = list(reader.fieldnames or [])
             rows = list(reader)
     except OSError as error:
@@ -137,4 +140,9 @@ def _from_table(path: Path, column: str) -> dict[str, str]:
     if column not in header:
         raise ConfigError(f"has no column {column}", path, f"There are: {', '.join(header) or 'none'}.")
     key = _CASE_COLUMN if _CASE_COLUMN in header else header[0]
-    return {str(row[key]): str(row[column] or "") for row in rows}
+    found: dict[str, str] = {}
+    for row in rows:
+        case, group = str(row[key]), str(row[column] or "")
+        if found.setdefault(case, group) != group:
+            raise DatasetError(f"has {case} in two groups, {found[case]} and {group}", path, "Leave one of its lines.")
+    return found

@@ -60,7 +60,8 @@ def check_number_of_folds(k: int, count: int, noun: str = "cases") -> None:
         raise ConfigError(f"{k} folds cannot be made", "splits", "Choose at least 2.")
     if count < k:
         what = f"{count} {noun} cannot be split into {k} folds"
-        raise DatasetError(what, "splits", "Use fold=all, which trains on and validates with every case, or add cases.")
+        remedy = "Choose a smaller split.k, or use fold=all, which trains on and validates with every case."
+        raise DatasetError(what, "splits", remedy)
 
 
 def select_fold(splits: Sequence[Split], identifiers: Sequence[str], fold: int | str) -> Split:

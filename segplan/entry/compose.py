@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from segplan.entry.arguments import quote
 from segplan.entry.locations import configs_folder, planned
-from segplan.entry.own_plan import check_own_file, own_keys
+from segplan.entry.own_plan import check_own_file, own_values
 from segplan.errors import ConfigError, PlanError
 
 
@@ -145,13 +145,17 @@ def _base_of_own_file(groups: Sequence[Override], workspace: Path) -> tuple[str,
 
 
 def _check_own_keys(own: str, base: DictConfig, workspace: Path) -> None:
-    """Refuse a misspelt key in a user's own file; one that resembles none of its base is taken for an addition."""
+    """Refuse a misspelt key or a wrong type in a user's own file; what resembles nothing of its base is an addition."""
     problems = []
-    keys = own_keys(own, workspace)
+    values = own_values(own, workspace)
     # A class of the user's own has arguments of its own.
-    free = (*_FREE_NAMES, "network.") if "network._target_" in keys else _FREE_NAMES
-    for key in keys:
-        if _exists(base, key) or key.startswith(free):
+    free = (*_FREE_NAMES, "network.") if "network._target_" in values else _FREE_NAMES
+    for key, value in values.items():
+        if key.startswith(free):
+            continue
+        if _exists(base, key):
+            present = OmegaConf.select(base, key, throw_on_resolution_failure=False)
+            problems += [problem] if (problem := _type_problem(key, present, value)) else []
             continue
         parts = key.split(".")
         depth = next(depth for depth in range(len(parts)) if not _exists(base, ".".join(parts[: depth + 1])))
@@ -171,9 +175,11 @@ def missing_plan(choice: str, workspace: Path) -> PlanError:
         return PlanError(f"plan={choice} names no configuration", remedy=f"Planned: {', '.join(plans)}.")
     same = [name.partition("/")[2] for name in plans if name.startswith(f"{dataset}/")]
     if same:
-        why = f" segplan explain plan={dataset}/{same[0]} says why there is no {configuration}."
-        asked = configuration.rpartition("/")[2] in _USUAL
-        return PlanError(f"no plan {choice}", remedy=f"Planned: {', '.join(same)}.{why if asked else ''}")
+        group, _, last = choice.rpartition("/")
+        beside = next((name for name in plans if name.rpartition("/")[0] == group), None)
+        why = f" segplan explain plan={beside} says why there is no {last}."
+        told = why if beside and last in _USUAL else ""
+        return PlanError(f"no plan {choice}", remedy=f"Planned: {', '.join(same)}.{told}")
     if plans:
         return PlanError(f"no plan {choice}{_nearest(choice, plans)}", remedy=f"Planned: {', '.join(plans)}.")
     return PlanError(

@@ -22,7 +22,7 @@ def check_own_file(address: str, workspace: Path) -> str | None:
         The address of the plan that it builds on; None for a plan of its own.
 
     Raises:
-        ConfigError: the file lacks its header, or does not build on its base as Hydra needs it.
+        ConfigError: the file lacks its header, does not build on its base as Hydra needs it, or builds on itself.
     """
     from segplan.planning.yaml_text import flow  # inside: --help needs no numpy
 
@@ -35,7 +35,8 @@ def check_own_file(address: str, workspace: Path) -> str | None:
         raise ConfigError("its values would not count", path, f'Make "# {_PACKAGE}" its first line.')
     entries = content.get("defaults") or []
     if not isinstance(entries, list):
-        return None
+        raise ConfigError("its defaults are no list", path, 'Write "  - NAME" in a line of its own for each.')
+    _check_acyclic(address, workspace)
     group = address.rpartition("/")[0]
     bases = [entry for entry in entries if isinstance(entry, str) and entry.startswith("/plan/")]
     for entry in entries:
@@ -56,10 +57,22 @@ def check_own_file(address: str, workspace: Path) -> str | None:
     return None if base.rpartition("/")[2].startswith("_") else base
 
 
-def own_keys(address: str, workspace: Path) -> list[str]:
-    """Dotted keys of the values in a plan file, without its defaults."""
+def _check_acyclic(address: str, workspace: Path, above: tuple[str, ...] = ()) -> None:
+    path = workspace / "plan" / f"{address}.yaml"
+    if address in above:
+        raise ConfigError(f"it builds on itself ({' on '.join((*above, address))})", path, "Name another base.")
+    content = _parsed(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    entries = (content or {}).get("defaults")
+    for entry in entries if isinstance(entries, list) else []:
+        if isinstance(entry, str) and entry.startswith("/plan/"):
+            _check_acyclic(entry.removeprefix("/plan/"), workspace, (*above, address))
+
+
+def own_values(address: str, workspace: Path) -> dict[str, Any]:
+    """Dotted keys of a plan file to their values, without its defaults."""
     content = _parsed((workspace / "plan" / f"{address}.yaml").read_text(encoding="utf-8", errors="replace")) or {}
-    return [key for name, value in content.items() if name != "defaults" for key in _leaves(str(name), value)]
+    named = [(str(name), value) for name, value in content.items() if name != "defaults"]
+    return {key: leaf for name, value in named for key, leaf in _leaves(name, value)}
 
 
 def _parsed(text: str) -> Mapping[str, Any] | None:
@@ -67,7 +80,7 @@ def _parsed(text: str) -> Mapping[str, Any] | None:
         content = yaml.safe_load(text)
     except yaml.YAMLError:
         return None
-    return content if isinstance(content, dict) else None
+    return {} if content is None else content if isinstance(content, dict) else None
 
 
 def _planned_name(entry: str, folder: Path) -> str | None:
@@ -78,9 +91,9 @@ def _planned_name(entry: str, folder: Path) -> str | None:
     return name if (folder / f"{name}.yaml").is_file() else None
 
 
-def _leaves(prefix: str, value: Any) -> Iterator[str]:
+def _leaves(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _leaves(f"{prefix}.{key}", item)
     else:
-        yield prefix
+        yield prefix, value

@@ -289,7 +289,7 @@ def _tiling_of(
         swap=mirror_swap(model.mirror_swap, labels, is_cascade=bool(model.plan.get("previous_stage"))),
         dtype=dtype,
         device=device,
-        probabilities=settings.mode_for(model.plan) == STUNET_V1 and not labels.has_regions,
+        probabilities=settings.mode_for(model.plan) == STUNET_V1,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segplan.errors import ConfigError
+from segplan.errors import ConfigError, ModelError
 
 NNUNET, STUNET_V1 = "nnunet", "stunet_v1"
 MODES = (NNUNET, STUNET_V1)
@@ -44,11 +44,22 @@ class InferenceSettings:
             raise ConfigError("must be float32 or float16", f"inference.accumulator={self.accumulator}", "Use float32.")
         if self.mode not in ("auto", *MODES):
             raise ConfigError("is unknown", f"inference.mode={self.mode}", f"Use auto, {' or '.join(MODES)}.")
-        if self.mode == STUNET_V1 and self.accumulator == "float16":
-            raise ConfigError(
-                "adds up probabilities in float32", "inference.mode=stunet_v1", "Use accumulator=float32."
-            )
 
     def mode_for(self, plan: Mapping[str, Any]) -> str:
-        """The mode to predict in with a model of the plan node `plan`, which may name its own."""
-        return str(plan.get("inference_mode", NNUNET)) if self.mode == "auto" else self.mode
+        """The mode to predict in with a model of the plan node `plan`, which may name its own.
+
+        Raises:
+            ModelError: the model names one that there is not.
+            ConfigError: stunet_v1 with regions, a cascade or half-precision sums, which it was not made for.
+        """
+        mode = str(plan.get("inference_mode", NNUNET)) if self.mode == "auto" else self.mode
+        if mode not in MODES:
+            raise ModelError(f"there is no inference_mode {mode}", "model.json", f"Use {' or '.join(MODES)}.")
+        if mode == NNUNET:
+            return mode
+        if plan.get("regions_class_order") or plan.get("previous_stage"):
+            what = "is for plain labels and a single stage; the model has regions or a previous stage"
+            raise ConfigError(what, f"inference.mode={mode}", f"Use inference.mode={NNUNET}.")
+        if self.accumulator == "float16":
+            raise ConfigError("adds up probabilities in float32", f"inference.mode={mode}", "Use accumulator=float32.")
+        return mode

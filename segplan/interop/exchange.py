@@ -13,11 +13,9 @@ from segplan.errors import ModelError
 from segplan.imaging import atomic_folder, atomic_write
 from segplan.inference.network import load_network
 from segplan.inference.onnx_network import OnnxNetwork
-from segplan.model_folder import MODEL_FILE, ONNX_FILE, PREVIOUS, ModelFolder
+from segplan.model_folder import MODEL_FILE, ONNX_FILE, PREVIOUS, PROGRAM_FILE, ModelFolder
 from segplan.preprocessing.plan_node import labels_of
 
-PROGRAM_FILE = "network.pt2"
-"""File name inside fold_K of a torch.export program."""
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit where that is above 1, that an export may have."""
 

@@ -1,6 +1,8 @@
 """Read files of torch.save without running anything that they bring."""
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,15 +29,14 @@ def read_torch_file(path: Path) -> dict[str, Any]:
         ModelError: it is damaged, no dictionary, or holds objects that could run code.
     """
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns of pickles that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0]
-        raise ModelError(
-            f"holds more than weights and plain values ({reason})", path, "It is not read: that could run code."
-        ) from error
+        raise _refusal(str(error), path) from error
     except Exception as error:  # torch raises many kinds for a damaged archive
-        raise ModelError(f"cannot be read ({error})", path, "Copy it again from where it comes.") from error
+        reason = str(error).partition(". ")[0] or "it is empty or cut off"
+        raise ModelError(f"cannot be read ({reason})", path, "Copy it again from where it comes.") from error
     if not isinstance(content, dict):
         raise ModelError("holds no dictionary", path, "Name a checkpoint.")
     return content
@@ -43,7 +44,20 @@ def read_torch_file(path: Path) -> dict[str, Any]:
 
 def without_wrappers(weights: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a state dict by their own names; DDP and torch.compile put theirs in front."""
-    return {_unwrapped(name): value for name, value in weights.items() if isinstance(value, Tensor)}
+    return {
+        _unwrapped(name): value
+        for name, value in weights.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def _refusal(message: str, path: Path) -> ModelError:
+    """What torch's long message comes to; it also advises to switch the check off, which users are not told."""
+    if "Unsupported operand" in message:
+        return ModelError("is no file that torch.save wrote", path, "Name a checkpoint.")
+    named = re.search(r"GLOBAL (\S+)", message)
+    what = f" ({named[1]})" if named else ""
+    return ModelError(f"holds more than weights and plain values{what}", path, "It is not read: that could run code.")
 
 
 def _unwrapped(name: str) -> str:

@@ -12,7 +12,8 @@ def run(first: Side, second: Side) -> int:
         print(f"{first.name} and {second.name} are equal: all {len(first.values)} values agree")
         return 0
     equal = len(first.values.keys() | second.values.keys()) - len(differences)
-    print(f"A  {first.name}\nB  {second.name}\n{len(differences)} values differ, {equal} agree\n")
+    counted = "1 value" if len(differences) == 1 else f"{len(differences)} values"
+    print(f"A  {first.name}\nB  {second.name}\n{counted} differ{'s' if len(differences) == 1 else ''}, {equal} agree\n")
     for item in differences:
         print(item.key)
         rows = [

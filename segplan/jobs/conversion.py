@@ -4,6 +4,7 @@ import functools
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -58,21 +59,21 @@ def convert(
 
 
 def run_over(work: Any, cases: Sequence[CaseSource], stage: str, num_workers: int | None) -> dict[str, Any]:
-    """The result of `work` for every case by its identifier; an error where it failed.
+    """The result of `work` for every case by its key; an error where it failed.
 
     Raises:
         StorageError: the disk is full; no further case is tried then.
     """
     results = {}
-    finished = run_parallel(work, cases, available_cpus() if num_workers is None else num_workers, _identifier)
-    with progress(stage, len(cases)) as advance:
+    finished = run_parallel(work, cases, available_cpus() if num_workers is None else num_workers, _key)
+    with closing(finished), progress(stage, len(cases)) as advance:
         for case, result in finished:
             if isinstance(result, StorageError):
                 raise result
-            results[case.identifier] = result
+            results[case.key] = result
             advance()
     return results
 
 
-def _identifier(case: CaseSource) -> str:
-    return case.identifier
+def _key(case: CaseSource) -> str:
+    return case.key

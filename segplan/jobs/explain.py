@@ -1,14 +1,13 @@
 """The job `segplan explain`: plan again from what stands beside a plan, and print how each value came about."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segplan.dataset import Description
 from segplan.errors import PlanError
 from segplan.jobs.console import print_table
+from segplan.jobs.plan_description import read_plan_description
 from segplan.jobs.plan_node import check_schema
 from segplan.planning import CONFIGURATIONS, PlannerSettings, plan_dataset, read_fingerprint
 from segplan.planning.explanation import BatchSize, Decision, Explanation, PatchSearch, explain
@@ -48,8 +47,7 @@ def explanation_of(present: Mapping[str, Any], folder: Path, address: str) -> tu
         if not path.is_file():
             raise PlanError("is missing, and the plan cannot be made again without it", path, "Plan again.")
     fingerprint = read_fingerprint(fingerprint_file)
-    raw = json.loads(description_file.read_text(encoding="utf-8"))
-    description = Description.from_json(raw, description_file, node.get("label_ending"))
+    description = read_plan_description(description_file, node.get("label_ending"))
     settings, notes = _estimating(settings_of(str(node["planner"]), node.get("planner_settings") or {}))
     parts = address.split("/")
     name = str(node["configuration"])
@@ -79,7 +77,7 @@ def print_explanation(explanation: Explanation, address: str) -> None:
     _heading("Patch")
     _print_patch(explanation.patch)
     _heading("Batch")
-    _print_batch(explanation.batch)
+    _print_batch(explanation.batch, "memory" if explanation.patch.by_memory else "voxels")
     size = f"{explanation.parameters / 1e6:.1f} M parameters, about {gigabytes(explanation.memory_gb)} in training"
     _heading(f"Network: {size}")
     _print_decisions(explanation.network)
@@ -126,19 +124,18 @@ def _print_patch(search: PatchSearch) -> None:
             why = f"{search.axes[step.shortened_axis]} shortened: it was the longest relative to the median image"
         elif number:
             why = "repaired: enlarged so that it can be halved; it may exceed the image and the budget"
-        measured = "" if step.measured_bytes is None else f"{step.measured_bytes / 1e9:.2f} GB measured"
         fits = "fits" if number == len(search.steps) - 1 else "too much"
-        rows.append([times(step.patch_size), f"{step.features / 1e6:.1f} M", measured, fits, why])
+        rows.append([times(step.patch_size), f"{step.features / 1e6:.1f} M", fits, why])
     if len(rows) > _MOST_STEPS:
         half = _MOST_STEPS // 2
-        rows[half:-half] = [[f"… {len(rows) - 2 * half} more …", "", "", "", ""]]
-    print_table([], rows if any(row[2] for row in rows) else [[*row[:2], *row[3:]] for row in rows], indent="  ")
+        rows[half:-half] = [[f"… {len(rows) - 2 * half} more …", "", "", ""]]
+    print_table([], rows, indent="  ")
 
 
-def _print_batch(batch: BatchSize) -> None:
+def _print_batch(batch: BatchSize, by: str) -> None:
     print(f"  {batch.chosen}  {batch.reason}")
     if batch.affordable is not None and batch.cap is not None:
-        limits = f"memory {batch.affordable}, share of the dataset {batch.cap}"
+        limits = f"{by} {batch.affordable}, share of the dataset {batch.cap}"
         print(f"  limits: {limits}; the smaller counts, but at least {batch.minimum}")
 
 

@@ -1,5 +1,6 @@
 """Hand a model on: as ONNX, as a torch.export program, or as a trained model of nnU-Net v2."""
 
+import shlex
 from pathlib import Path
 
 from segplan.interop.exchange import export_onnx, export_program
@@ -34,5 +35,5 @@ def run(source: Path, target: Path, kind: str) -> int:
     difference = (export_onnx if kind == "onnx" else export_program)(model, target)
     print(f"exported {model.name} · folds {folds} · {kind} · logits differ by at most {difference:.1g}: {target}")
     if kind == "onnx":
-        print(f"Next: python predict.py model={target} input=FOLDER output=FOLDER")
+        print(f"Next: python predict.py model={shlex.quote(str(target))} input=FOLDER output=FOLDER")
     return 0

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,7 @@ def _fill(
     # Workers start here, before the progress bar's thread does.
     finished = run_parallel(work, cases, num_workers, _identifier, preload=preload, costs=costs, budget=budget)
     failed = {}
-    with progress("preprocess", len(cases)) as advance:
+    with closing(finished), progress("preprocess", len(cases)) as advance:
         for case, result in finished:
             if isinstance(result, StorageError):
                 raise result

@@ -69,9 +69,10 @@ def write_folds(
         settings: how folds are made.
         fingerprint: says which labels occur in which case.
         own: the dataset's own file in nnU-Net's format, which comes before `settings`.
-        sibling: the folds of the dataset's first plan: another planner's plan begins with them, unless `settings` ask
+        sibling: the folds of the dataset's first plan: another planner's plan has the same, unless `settings` ask
             for something, so that their models compare.
-        force: replace folds that differ; what was there goes to splits_final.previous.json.
+        force: replace folds that differ; what was there goes to splits_final.previous.json. Folds of these very cases
+            stay where `settings` ask for nothing: redoing the rest must not tear patients apart.
 
     Returns:
         What the user should know, a line each.
@@ -81,28 +82,49 @@ def write_folds(
     """
     if own is not None and own.is_file():
         return _copy_own(path, own, identifiers, settings)
-    if sibling is not None and sibling.is_file() and not path.exists() and settings == SplitSettings():
-        write_splits(path, read_splits(sibling))
+    unasked = settings == SplitSettings()
+    first = read_splits(sibling) if unasked and sibling is not None and sibling.is_file() else []
+    if first and not path.exists():
+        write_splits(path, first)
     known = read_splits(path) if path.is_file() else []
     if not identifiers:
         return [] if known else ["no folds yet: the fingerprint names no cases; plan.py dataset=FOLDER makes them"]
+    if known and _cases(first) == set(identifiers):
+        other = f"the folds in {path} are not those of the dataset's first plan; remove the file to have the same"
+        return [] if _same(known, first) else [other]
+    return _write_wanted(path, known, identifiers, settings, fingerprint, force=force)
+
+
+def _write_wanted(
+    path: Path,
+    known: Sequence[Split],
+    identifiers: Sequence[str],
+    settings: SplitSettings,
+    fingerprint: Fingerprint,
+    *,
+    force: bool,
+) -> list[str]:
     if len(identifiers) < settings.k and settings.group_by is None:
         if not known:
             write_splits(path, [])
-        return [f"{len(identifiers)} cases are too few for {settings.k} folds; fold=all trains on all of them"]
+        noun = "case is" if len(identifiers) == 1 else "cases are"
+        return [f"{len(identifiers)} {noun} too few for {settings.k} folds; fold=all trains on all of them"]
     wanted = make_folds(identifiers, settings, fingerprint)
     if _same(known, wanted):
         return []
-    if known and not force:
+    if known and (not force or (settings == SplitSettings() and _cases(known) == set(identifiers))):
         return [_why_kept(path, known, identifiers, settings)]
+    previous = path.with_name("splits_final.previous.json")
     if known:
-        write_splits(path.with_name("splits_final.previous.json"), known)
+        write_splits(previous, known)
     write_splits(path, wanted)
-    return []
+    return [f"{path} has new folds; those before are in {previous.name}"] if known else []
 
 
 def _why_kept(path: Path, known: Sequence[Split], identifiers: Sequence[str], settings: SplitSettings) -> str:
-    covered = {name for split in known for name in (*split.train, *split.validation)}
+    covered = _cases(known)
+    if covered == set(identifiers) and settings == SplitSettings():
+        return f"the {len(known)} folds in {path}, which are not nnU-Net's, are kept; remove the file to have those"
     if covered == set(identifiers):
         asked = " ".join(f"split.{key}={value}" for key, value in asdict(settings).items() if value)
         return f"the {len(known)} folds in {path} are kept; {asked} would make others, and force=true does"
@@ -112,7 +134,7 @@ def _why_kept(path: Path, known: Sequence[Split], identifiers: Sequence[str], se
 
 def _copy_own(path: Path, own: Path, identifiers: Sequence[str], settings: SplitSettings) -> list[str]:
     splits = read_splits(own)
-    named = {name for split in splits for name in (*split.train, *split.validation)}
+    named = _cases(splits)
     if unknown := sorted(named - set(identifiers)):
         what = f"it names {len(unknown)} cases that the dataset does not have ({', '.join(unknown[:3])})"
         raise DatasetError(what, own, "Mend or remove it.")
@@ -125,6 +147,10 @@ def _copy_own(path: Path, own: Path, identifiers: Sequence[str], settings: Split
     if any(set(split.train) & set(split.validation) for split in splits):
         notes.append("some cases are trained on and validated with in the same fold")
     return notes
+
+
+def _cases(splits: Sequence[Split]) -> set[str]:
+    return {name for split in splits for name in (*split.train, *split.validation)}
 
 
 def _same(some: Sequence[Split], others: Sequence[Split]) -> bool:

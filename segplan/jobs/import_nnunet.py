@@ -1,6 +1,7 @@
 """Turn trained nnU-Net v2 models into model folders."""
 
 import contextlib
+import shlex
 import tempfile
 import zipfile
 import zlib
@@ -38,7 +39,7 @@ def run(source: Path, target: Path, configuration: str | None, previous: Path | 
     print(f"imported {model.name} · folds {', '.join(model.folds() or model.folds('best'))} · {model.network['name']}")
     if model.plan.get("previous_stage"):
         print(f"with its first stage {model.plan['previous_stage']}, which prediction runs by itself")
-    print(f"Next: python predict.py model={target} input=FOLDER output=FOLDER")
+    print(f"Next: python predict.py model={shlex.quote(str(target))} input=FOLDER output=FOLDER")
     return 0
 
 

@@ -44,7 +44,8 @@ def run(folder: Path, output: Path | None = None, num_workers: int | None = None
     notes = len(survey.all_problems) - fatal
     size = len(content.encode()) / 1e6
     spent = seconds(time.perf_counter() - start)
-    print(f"{dataset.name}: {len(ordered)} cases, {fatal} problems, {notes} notes  {spent}")
+    found = f"{fatal} problem{'s' if fatal != 1 else ''}, {notes} note{'s' if notes != 1 else ''}"
+    print(f"{dataset.name}: {len(ordered)} cases, {found}  {spent}")
     print(f"written: {target} ({size:.1f} MB); open it in a browser")
     return 0
 

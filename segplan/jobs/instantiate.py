@@ -59,7 +59,9 @@ def locate(path: str) -> Any:
             break
         return found
     raise ConfigError(
-        "nothing can be imported under this name", where=f"_target_: {path}", remedy="Check the spelling."
+        "nothing can be imported under this name",
+        where=f"_target_: {path}",
+        remedy="Check the spelling; of a file of your own, put its folder on PYTHONPATH.",
     )
 
 

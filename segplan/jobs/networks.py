@@ -8,10 +8,11 @@ from torch import nn
 
 from segplan.jobs.console import print_table
 from segplan.jobs.instantiate import instantiate
-from segplan.jobs.network_node import network_node
+from segplan.jobs.network_node import is_own_network, network_node
+from segplan.jobs.training_setup import patch_sizes
 from segplan.networks import PlainUNet, ResidualUNet, STUNet
 from segplan.networks.cost import Cost, cost_of
-from segplan.planning import PRESETS
+from segplan.planning import PRESETS, check_patch
 
 _HEADER = ("network", "parameters", "multiply-adds", "activations", "weights", "receptive field")
 _WEIGHT_COPIES = 3  # weight, gradient, momentum
@@ -25,14 +26,19 @@ def run(config: Mapping[str, Any]) -> int:
 
     Args:
         config: the composed configuration, nodes `plan`, `data` and `network`.
+
+    Raises:
+        ConfigError: the patch does not fit the plan's network, or that cannot be built.
     """
-    patch, batch = [int(size) for size in config["data"]["patch_size"]], int(config["data"]["batch_size"])
+    patch, batch = patch_sizes(config["data"]["patch_size"]), int(config["data"]["batch_size"])
     channels, classes = int(config["plan"]["input_channels"]), int(config["plan"]["num_classes"])
     own = network_node(config["network"])
     networks: dict[str, Callable[[], nn.Module]] = {
         f"plan's: {str(own['_target_']).rpartition('.')[2]}": functools.partial(instantiate, own)
     }
     if "strides" in config["network"]:
+        if is_own_network(str(own["_target_"])):
+            check_patch(patch, config["network"]["strides"])
         networks |= _alternatives(config["network"], channels, classes)
     rows = [[name, *_cells(build, channels, patch, batch)] for name, build in networks.items()]
     print(f"patch {_times(patch)} · batch {batch} · {channels} in · {classes} out")

@@ -10,14 +10,15 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from segplan.dataset import Description, RawDataset, scan_dataset
+from segplan.dataset import Description, RawDataset, read_splits, scan_dataset
 from segplan.errors import ConfigError, DatasetError, PlanError
 from segplan.jobs.console import print_problems, print_table, seconds, workspace_word
 from segplan.jobs.fill_stores import drop_other_cases, preprocess_all
 from segplan.jobs.folds import SplitSettings, write_folds
 from segplan.jobs.inspection import inspect_dataset, write_json
+from segplan.jobs.plan_description import read_plan_description
 from segplan.jobs.plan_node import check_plan, store_folder
-from segplan.jobs.planner_settings import measure_for, planner_settings
+from segplan.jobs.planner_settings import measure_for, planner_settings, refuse_unknown
 from segplan.planning import (
     CONFIGURATIONS,
     DatasetPlan,
@@ -111,21 +112,13 @@ def _plan_from_files(job: _Job, config: DictConfig) -> int:
             "fingerprint= needs dataset_json= too", remedy="Name the dataset.json that belongs to the fingerprint."
         )
     file = Path(str(config.fingerprint))
-    description = _description(Path(str(config.dataset_json)))
+    description = read_plan_description(Path(str(config.dataset_json)))
     name = str(description.raw.get("name") or file.absolute().parent.name)
     fingerprint = read_fingerprint(file)
     job.check_configurations(name)
     print(f"{name} · {len(fingerprint.spacings)} cases")
     _plan(job, name, fingerprint, description)
     return 0
-
-
-def _description(path: Path) -> Description:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"cannot be read as JSON ({error})", where=path, remedy="Name a dataset.json.") from error
-    return Description.from_json(raw, path)
 
 
 def _job_of(config: DictConfig) -> _Job:
@@ -138,6 +131,8 @@ def _job_of(config: DictConfig) -> _Job:
             f"stages={list(stages)}: there is no stage {unknown[0]}", remedy=f"Choose among {', '.join(STAGES)}."
         )
     configurations = tuple(str(name) for name in config.configurations)
+    if not configurations:
+        raise ConfigError("configurations=[] asks for nothing", remedy=f"Choose among {', '.join(CONFIGURATIONS)}.")
     if not 0 <= config.shard < config.num_shards:
         raise ConfigError(f"shard={config.shard} must lie between 0 and num_shards-1 ({config.num_shards - 1})")
     workers = available_cpus() if config.num_workers == "auto" else config.num_workers
@@ -148,12 +143,14 @@ def _job_of(config: DictConfig) -> _Job:
     if settings.adopt is not None:
         usual = "adopted"  # it must not take the place of the dataset's own plan
     name = config.name if config.name is not None else usual
+    split = _plain(config.split)
+    refuse_unknown(split, SplitSettings, "split")
     return _Job(
         Path(config.workspace),
         stages,
         configurations,
         settings,
-        SplitSettings(**_plain(config.split)),
+        SplitSettings(**split),
         name,
         workers,
         _memory(config.memory_gb),
@@ -183,10 +180,17 @@ def _dataset_folder(given: str, workspace: Path) -> Path:
         return Path(given).expanduser().resolve()
     record = workspace / "fingerprints" / given / "verification.json"
     if record.is_file():
-        return Path(json.loads(record.read_text(encoding="utf-8"))["folder"])
+        return _verified_folder(record)
     known = sorted(path.parent.name for path in (workspace / "fingerprints").glob("*/verification.json"))
     more = f" or the name of a dataset known here ({', '.join(known)})" if known else ""
     raise DatasetError("no such folder", where=given, remedy=f"Give the path of the raw dataset{more}.")
+
+
+def _verified_folder(record: Path) -> Path:
+    try:
+        return Path(json.loads(record.read_text(encoding="utf-8"))["folder"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError("is damaged", record, "Name the path of the raw dataset: dataset=FOLDER.") from error
 
 
 def _plan(
@@ -278,7 +282,7 @@ def _check_fresh(nodes: Mapping[str, Mapping[str, Any]], folder: Path, now: Fing
 def _is_described_as(raw: RawDataset, planned: Path) -> bool:
     if not planned.is_file():
         return True
-    before = json.loads(planned.read_text(encoding="utf-8"))
+    before = read_plan_description(planned).raw
     return all(before.get(key) == raw.description.raw.get(key) for key in _DECISIVE)
 
 
@@ -320,10 +324,12 @@ def _print_kept(kept: Kept) -> None:
 
 def _print_next(job: _Job, dataset: str) -> None:
     folder = job.plan_folder(dataset)
+    splits = folder / "splits_final.json"
+    fold = "all" if splits.is_file() and not read_splits(splits) else "0"  # too few cases have no folds
     for name in sorted(job.configurations, key=lambda name: (name != "3d_fullres", name != "2d")):
         file = folder / f"{name}.yaml"
         if file.is_file() and "\n  runnable: false" not in file.read_text(encoding="utf-8", errors="replace"):
             address = folder.relative_to(job.workspace / "plan").as_posix()
-            words = [f"plan={address}/{name}", "fold=0", *workspace_word(job.workspace)]
+            words = [f"plan={address}/{name}", f"fold={fold}", *workspace_word(job.workspace)]
             print(f"Next: python train.py {shlex.join(words)}")
             return

@@ -1,8 +1,10 @@
 """From the node `planner` of a composed configuration to the planner's settings, and to what measures for them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
 from typing import Any
 
+from segplan.errors import ConfigError
 from segplan.jobs.measured_memory import card_gigabytes, measure_step
 from segplan.planning import Measure, PlannerSettings, Trial
 
@@ -17,7 +19,19 @@ def planner_settings(node: Mapping[str, Any]) -> PlannerSettings:
     if values.get("gpu_memory_gb") == "auto":
         values["gpu_memory_gb"] = card_gigabytes()
         print(f"planner.gpu_memory_gb=auto: {values['gpu_memory_gb']:g} GB, the graphics card's")
+    refuse_unknown(values, PlannerSettings, "planner")
     return PlannerSettings(**values)
+
+
+def refuse_unknown(keys: Collection[str], settings: type[Any], node: str) -> None:
+    """Refuse `keys` of `node` (added with +) that the dataclass `settings` does not have.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    known = [item.name for item in fields(settings)]
+    if unknown := sorted(set(keys) - set(known)):
+        raise ConfigError("there is no such key", f"{node}.{unknown[0]}", f"There are: {', '.join(known)}.")
 
 
 def measure_for(settings: PlannerSettings) -> Measure | None:

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
+from segplan.augmentation.one_of import OneOfParams
 from segplan.errors import ConfigError
 from segplan.jobs import training_parts
 from segplan.jobs.training_setup import TrainingSetup, prepare_training
@@ -54,7 +55,9 @@ def run(config: DictConfig, number: int = 12, output: Path | None = None) -> int
 
 def describe(params: Mapping[str, Any]) -> list[str]:
     """One line for each transform that acts on a sample: its name and its parameters; seeds are left out."""
-    return [f"{name.replace('_', ' ')}: {_text(drawn)}" for name, drawn in params.items()]
+    return [
+        ": ".join(part for part in (name.replace("_", " "), _text(drawn)) if part) for name, drawn in params.items()
+    ]
 
 
 def _pair(dataset: PatchDataset, index: int, channel_names: list[str]) -> PatchPair:
@@ -77,11 +80,13 @@ def _shown(patch: tuple[Tensor, Tensor], channel: int) -> tuple[np.ndarray, np.n
 
 def _text(value: Any) -> str:
     """Parameters as a person reads them: fields of a dataclass by name, numbers short, angles in degrees."""
+    if isinstance(value, OneOfParams):
+        return f"{value.name}, {_text(value.params)}"
     if is_dataclass(value):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
         told = {str(key): inner for key, inner in value.items() if key != "seed" and inner is not False}
-        return " · ".join(_field(key, inner) for key, inner in told.items())
+        return " · ".join(key if inner is True else _field(key, inner) for key, inner in told.items())
     if isinstance(value, tuple | list):
         nested = any(isinstance(one, tuple | list) for one in value)
         return ", ".join(f"({_text(one)})" if nested and one is not None else _text(one) for one in value)
@@ -89,7 +94,7 @@ def _text(value: Any) -> str:
         return f"{value:.3g}"
     if isinstance(value, Tensor | np.ndarray):
         return f"array {tuple(value.shape)}"
-    return "–" if value is None else str(value)
+    return "none" if value is None else str(value)
 
 
 def _field(name: str, value: Any) -> str:

@@ -156,8 +156,23 @@ def _check_values(config: DictConfig) -> None:
         raise ConfigError(f"seed={seed} must be a whole number of at least 0")
     _check_choice("trainer.precision", str(config.trainer.precision), PRECISIONS)
     _check_choice("trainer.accelerator", str(config.trainer.accelerator), ACCELERATORS)
+    patch = patch_sizes(config.data.get("patch_size"))
     if "strides" in config.network and is_own_network(str(config.network._target_)):
-        check_patch(list(config.data.patch_size), [list(stride) for stride in config.network.strides])
+        check_patch(patch, [list(stride) for stride in config.network.strides])
+
+
+def patch_sizes(given: Any) -> list[int]:
+    """The voxels of a patch per axis, as `data.patch_size` gives them.
+
+    Raises:
+        ConfigError: it is no list of whole numbers.
+    """
+    is_list = isinstance(given, Sequence) and not isinstance(given, str)
+    if not is_list or any(isinstance(size, bool) or not isinstance(size, int) for size in given):
+        raise ConfigError(
+            "must be a list of whole numbers", f"data.patch_size={given}", "Write data.patch_size=[64,64,64]."
+        )
+    return list(given)
 
 
 def _check_choice(key: str, value: str, known: Sequence[str]) -> None:

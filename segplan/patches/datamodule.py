@@ -245,12 +245,14 @@ class PatchDataModule(LightningDataModule):
         return self.trainer.current_epoch * self.batches_per_epoch + done
 
     def _choose_place(self) -> None:
-        """With device=auto, decide after the first epoch where to augment; only where there is a choice."""
+        """With device=auto, decide after the first epoch of this process where to augment, where there is a choice."""
         assert self.trainer is not None  # noqa: S101 (the caller has looked)
         is_open = self.augmentation_device == "auto" and self._chosen_place is None
         if not is_open or self._device_type() == "cpu" or self.trainer.current_epoch == 0:
             return
         logged = self.trainer.callback_metrics  # of the epoch that has ended
+        if "waiting_share" not in logged:
+            return  # resumed at an epoch's start: nothing is measured yet, so after this epoch
         waiting, samples_per_s = (float(logged.get(key, 0.0)) for key in ("waiting_share", "samples_per_s"))
         step = (1 - waiting) / samples_per_s if samples_per_s else 0.0
         workers = self._workers()[0]
@@ -285,6 +287,6 @@ class PatchDataModule(LightningDataModule):
 
 
 def _check_num_workers(num_workers: int | str) -> None:
-    is_number = isinstance(num_workers, int) and num_workers >= 0
+    is_number = isinstance(num_workers, int) and not isinstance(num_workers, bool) and num_workers >= 0
     if num_workers != "auto" and not is_number:
         raise ConfigError(f"{num_workers!r} is no number of processes", "data.num_workers", "Use auto, 0 or more.")

@@ -27,8 +27,8 @@ class Oversampling:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ConfigError(f"{self.batch_size} samples are no batch", "data.batch_size", "Use 1 or more.")
-        if not 0 <= self.fraction <= 1:
-            raise ConfigError(f"{self.fraction} is no share", "data.foreground_fraction", "Use a number from 0 to 1.")
+        if not isinstance(self.fraction, int | float) or not 0 <= self.fraction <= 1:
+            raise ConfigError(f"{self.fraction!r} is no share", "data.foreground_fraction", "Use a number from 0 to 1.")
         if self.rule not in ("per_batch", "probabilistic"):
             raise ConfigError(f"{self.rule!r} is no rule", "data.oversampling", "Use per_batch or probabilistic.")
 

@@ -108,7 +108,7 @@ def work(dataset: PatchDataset, connection: Connection, slots: BatchSlots, board
         board.write(number, note)
         answer = _answer(dataset, slots, slot, place, index)
         board.write(number, replace(note, is_done=True))
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(OSError):  # training has ended; so does this worker at its next look
             send(connection, (slot, place, answer))
 
 

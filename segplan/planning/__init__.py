@@ -15,7 +15,7 @@ from segplan.planning.patch import check_patch
 from segplan.planning.plan import CONFIGURATIONS, SCHEMA_VERSION, ConfigurationPlan, DatasetPlan
 from segplan.planning.planner import plan_dataset
 from segplan.planning.settings import PRESETS, PlannerSettings
-from segplan.planning.table import PlanRow, describe_dataset, describe_images, plan_table
+from segplan.planning.table import PlanRow, describe_images, plan_table
 
 __all__ = [
     "CONFIGURATIONS",
@@ -35,7 +35,6 @@ __all__ = [
     "Trial",
     "check_patch",
     "combine",
-    "describe_dataset",
     "describe_images",
     "emit",
     "emitted_configurations",

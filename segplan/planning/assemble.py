@@ -46,7 +46,7 @@ class Frame:
         size = _reordered(median, order)
         flat, repaired = size[0] == 1, None
         if settings.repair and (empty := _empty_axes(size, axes)):
-            repaired = f"axis {empty} rounded to 0 voxels and keeps one"
+            repaired = f"it rounded to 0 voxels along {empty} and keeps one"
             size = size[0] or 1.0, size[1] or 1.0, size[2] or 1.0
         return cls(order, axes, _reordered(target.values, order), size, target.reason, flat, repaired)
 
@@ -198,7 +198,7 @@ def _stunet_reasons(usual: Mapping[str, str], topology: Topology, settings: Plan
 
 def _empty(median_shape: Sequence[float], axes: str) -> str | None:
     empty = _empty_axes(median_shape, axes)
-    return f"axis {empty} of the median image rounds to 0 voxels at this spacing" if empty else None
+    return f"the median image rounds to 0 voxels along {empty} at this spacing" if empty else None
 
 
 def _empty_axes(size: Sequence[float], axes: str) -> str:

@@ -58,7 +58,7 @@ def initial_patch(spacing: Sequence[float], median_shape: Sequence[float], setti
     inverse = [1 / value for value in spacing]
     scale = (settings.initial_patch_voxels(len(spacing)) / math.prod(inverse)) ** (1 / len(spacing))
     # A median that rounds to no voxel at all (a target spacing beyond the image's extent) still has one.
-    return [min(round(value * scale), edge or 1) for value, edge in zip(inverse, median_shape, strict=True)]
+    return [min(max(round(value * scale), 1), edge or 1) for value, edge in zip(inverse, median_shape, strict=True)]
 
 
 def needed_features(count: int, axes: int, settings: PlannerSettings) -> float:

@@ -109,6 +109,8 @@ class PlannerSettings:
         for name in ("max_dataset_fraction", "lowres_patch_fraction", "nonzero_mask_fraction"):
             if getattr(self, name) > 1:
                 raise _invalid(name, getattr(self, name), "Give a fraction between 0 and 1.")
+        if self.anisotropic_percentile > 100:
+            raise _invalid("anisotropic_percentile", self.anisotropic_percentile, "Give a number up to 100.")
         for name in ("lowres_spacing_step", "anisotropy_ratio", "pooling_spacing_ratio", "lowres_isotropy_ratio"):
             if getattr(self, name) <= 1:
                 raise _invalid(name, getattr(self, name), "Give a number above 1.")
@@ -173,7 +175,7 @@ def _check_type(name: str, default: object, value: object) -> None:
             raise _invalid(name, value, "Give a whole number of at least 1.")
     elif isinstance(default, float):
         if not _is_positive(value):
-            raise _invalid(name, value, "Give a positive number.")
+            raise _invalid(name, value, "Give a positive number (1e-12 to 1e12).")
     elif isinstance(default, str):
         if not isinstance(value, str):
             raise _invalid(name, value, f"Give a text; the default is {default}.")
@@ -186,7 +188,7 @@ def _check_type(name: str, default: object, value: object) -> None:
 
 
 def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-12 <= value <= 1e12
 
 
 def _is_count(value: object) -> bool:

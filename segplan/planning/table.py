@@ -1,6 +1,5 @@
 """The closing table of planning, as text for a job to print."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,17 +26,6 @@ def plan_table(plan: DatasetPlan) -> list[PlanRow]:
     """A row for each configuration that was asked for, in the usual order."""
     planned = [_row(configuration) for configuration in plan.configurations.values()]
     return planned + [PlanRow(name, note=why) for name, why in plan.not_planned.items()]
-
-
-def describe_dataset(plan: DatasetPlan) -> Mapping[str, str]:
-    """Dataset, cases, channels, classes: the table's heading, part by part."""
-    classes = f"{plan.num_classes} regions" if plan.has_regions else f"{plan.num_classes - 1} classes"
-    return {
-        "dataset": plan.dataset,
-        "cases": f"{plan.num_cases} cases",
-        "channels": ", ".join(plan.channels),
-        "classes": classes,
-    }
 
 
 def describe_images(fingerprint: Fingerprint) -> str:

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -38,7 +38,7 @@ def run_parallel(
     *,
     costs: Sequence[float] | None = None,
     budget: float = math.inf,
-) -> Iterator[tuple[Item, Result | SegplanError]]:
+) -> Generator[tuple[Item, Result | SegplanError], None, None]:
     """Apply `function` to every item and hand the results out as they come.
 
     The workers start at once, not when the first result is asked for: call this before anything that starts threads
@@ -55,9 +55,9 @@ def run_parallel(
         budget: see `costs`.
 
     Returns:
-        Iterator of (item, result), in order of completion. In place of the result stands an error where the function
+        Generator of (item, result), in order of completion. In place of the result stands an error where the function
         raised a `SegplanError`, and a `WorkerError` where it failed in another way or its process died. All workers end
-        with the iterator, also when it is closed or interrupted.
+        with it, also when it is closed or interrupted; whoever may leave early closes it (`contextlib.closing`).
     """
     for module in preload:
         importlib.import_module(module)
@@ -102,7 +102,7 @@ class _Pool(Generic[Item, Result]):
         for _ in range(num_workers):
             self._start()
 
-    def run(self, jobs: Sequence[_Job]) -> Iterator[tuple[Item, Result | SegplanError]]:
+    def run(self, jobs: Sequence[_Job]) -> Generator[tuple[Item, Result | SegplanError], None, None]:
         """Feed the workers until all is done; one that died is replaced while there is work for it."""
         waiting = list(jobs)
         try:

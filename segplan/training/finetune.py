@@ -65,7 +65,9 @@ def transfer(
             loaded[name] = value.to(target.dtype)
         fates.append(Fate(name, part_of(name), action, reason, target.numel()))
     unfit = [fate for fate in fates if fate.action == "new" and fate.part != "heads"]
-    if not loaded or (strict and unfit):
+    if not loaded:
+        raise ModelError("none of its weights fits the network", _WHERE, _ADOPT)
+    if strict and unfit:
         raise _unfit(unfit, len(fates))
     network.load_state_dict(loaded, strict=False)
     known = {fate.name for fate in fates}
@@ -143,6 +145,8 @@ def _choose(
     return None, "new", f"shape {_times(source)} → {_times(target)}"
 
 
+_WHERE = "finetune.checkpoint"
+_ADOPT = "Plan with planner.adopt=MODEL, so that the network is the source's up to its heads."
 _HOW = {"divide": "summed and shared among them", "repeat": "repeated"}
 
 
@@ -164,10 +168,5 @@ def _times(tensor: Tensor) -> str:
 
 
 def _unfit(unfit: Sequence[Fate], total: int) -> ModelError:
-    first = f" ({unfit[0].name}: {unfit[0].reason})" if unfit else ""
-    return ModelError(
-        f"{len(unfit)} of {total} weights do not fit the network{first}",
-        "finetune.checkpoint",
-        "Plan with planner.adopt=MODEL, so that the network is the source's up to its heads, or use "
-        "finetune.strict=false: what does not fit then starts anew.",
-    )
+    what = f"{len(unfit)} of {total} weights do not fit the network ({unfit[0].name}: {unfit[0].reason})"
+    return ModelError(what, _WHERE, f"{_ADOPT} Or use finetune.strict=false: what does not fit then starts anew.")

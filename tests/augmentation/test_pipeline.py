@@ -274,6 +274,38 @@ def test_torchio_transform_that_changes_the_patchs_size_is_refused():
         pipeline.apply(*smooth_case((16, 16, 16)), pipeline.sample(np.random.default_rng(0)))
 
 
+class Negative:
+    """A transform of a user's own."""
+
+    probability = 1.0
+
+    def sample(self, rng, context):
+        return rng.random()
+
+    def apply(self, image, labels, params):
+        return image.neg_(), labels
+
+
+def one_of(**transforms):
+    return {"_target_": "segplan.augmentation.OneOf", "transforms": transforms}
+
+
+def test_alternatives_may_be_torchios_or_ones_own_and_null_leaves_one_out():
+    own = {"_target_": f"{__name__}.Negative"}
+    both = build({"either": one_of(own=own, torchio={"_target_": "torchio.RandomNoise"})})
+    params = [both.sample(np.random.default_rng(seed)) for seed in range(20)]
+    assert {drawn["either"].name for drawn in params} == {"own", "torchio"}
+    for drawn in params[:4]:
+        both.apply(*smooth_case((16, 16, 16)), drawn)
+    alone = build({"either": one_of(own=own, torchio=None)})
+    image, labels = smooth_case((16, 16, 16))
+    made, _ = alone.apply(image, labels, alone.sample(np.random.default_rng(0)))
+    np.testing.assert_array_equal(made, -image)
+    listed = build({"own": own})
+    made, _ = listed.apply(image, labels, listed.sample(np.random.default_rng(0)))
+    np.testing.assert_array_equal(made, -image)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -289,6 +321,17 @@ def test_torchio_transform_that_changes_the_patchs_size_is_refused():
         ({"extra": 3}, "no transform"),
         ({"extra": {"_target_": "torchio.RandomNoise", "std": "much"}}, "extra"),
         ({"extra": {"_target_": "segplan.augmentation.OneOf"}}, "nothing to choose from"),
+        ({"extra": one_of(a={"_target_": "segplan.augmentation.Spatial"})}, "Spatial cannot be one of several"),
+        ({"extra": one_of(a={"_target_": "segplan.augmentation.Mirror"})}, r"extra\.transforms\.a"),
+        ({"extra": one_of(a={"std": 1})}, "extra.transforms.a: dict is neither"),
+        ({"extra": one_of(a=None)}, "nothing to choose from"),
+        ({"extra": {"_target_": "builtins.dict"}}, "extra"),
+        ({"extra": {"_target_": "segplan.augmentation.Box3", "lower": [0], "size": [1]}}, "Box3 is neither"),
+        # Hydra hands these words on as strings, which Python takes for true.
+        ({"extra": {"_target_": "segplan.augmentation.Gamma", "invert": "no"}}, r"extra\.invert.*true or false"),
+        ({"dummy_2d": "off"}, r"dummy_2d.*true or false"),
+        ({"extra": {"_target_": "segplan.augmentation.MedianFilter", "size": [2.5, 7]}}, "not whole"),
+        ({"extra": {"_target_": "segplan.augmentation.BiasField", "order": 1.5}}, "not whole"),
     ],
 )
 def test_unusable_node_is_refused_with_its_name(default, change, message):

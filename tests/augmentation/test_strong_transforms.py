@@ -1,4 +1,5 @@
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -198,8 +199,8 @@ def test_one_of_several_acts_each_as_often_with_its_own_probability():
 
 
 def test_shift_is_normal_and_spares_channels_that_are_not_chosen():
-    drawn = [shift for params in draw(BrightnessShift(1), 1000, Context(2, (4, 4))) for shift in params.shifts]
-    acting = [shift for shift in drawn if shift]
+    drawn = draw(BrightnessShift(1), 1000, Context(2, (4, 4)))
+    acting = [shift for params in drawn if params for shift in params.shifts if shift]
     assert len(acting) / 2000 == pytest.approx(0.5, abs=0.05)
     assert stats.kstest(acting, stats.norm(0, 0.5).cdf).pvalue > 0.01
 
@@ -209,8 +210,15 @@ def test_contrast_may_leave_the_old_range_and_spare_channels():
     free = Contrast(preserve_range=False)
     stretched, _ = free.apply(image.clone(), NO_LABELS, FactorParams((2.0,)))
     torch.testing.assert_close(stretched, (image - image.mean()) * 2 + image.mean())
-    factors = [params.factors[0] for params in draw(Contrast(1, channel_probability=0.5), 1000)]
-    assert factors.count(1.0) / 1000 == pytest.approx(0.5, abs=0.06)
+    drawn = draw(Contrast(1, channel_probability=0.5), 1000, Context(2, (4, 4)))
+    factors = [factor for params in drawn if params for factor in params.factors]
+    assert 1 - sum(factor != 1 for factor in factors) / 2000 == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("transform", [Sharpen, BrightnessShift, Contrast])
+def test_where_no_channel_is_chosen_nothing_is_said_to_act(transform):
+    drawn = draw(transform(probability=1, channel_probability=0.5), 200, Context(2, (4, 4)))
+    assert 0.1 < sum(params is None for params in drawn) / 200 < 0.4
 
 
 def test_blur_draws_one_width_for_all_axes_if_asked_to():
@@ -244,6 +252,9 @@ def test_each_axis_has_its_own_scale():
         (lambda: LocalGamma(brighten=(0.0, 0.8)), "local_gamma.brighten"),
         (OneOf, "one_of.transforms"),
         (lambda: BrightnessShift(std=-1.0), "brightness_shift.std"),
+        (lambda: BrightnessShift(std=math.nan), "brightness_shift.std"),
+        (lambda: Gamma(gamma=(0.7, math.inf)), "gamma.gamma"),
+        (lambda: OneOf(5), "one_of.transforms"),
     ],
 )
 def test_impossible_numbers_are_refused_by_name(make, where):

@@ -63,6 +63,8 @@ def test_fewer_groups_than_folds_are_refused():
         make_grouped_splits({f"c{index}": f"g{index % 2}" for index in range(10)})
     with pytest.raises(ConfigError, match="1 folds"):
         make_grouped_splits({"a": "a", "b": "b"}, k=1)
+    with pytest.raises(DatasetError, match=r"1 group of cases.*smaller split\.k"):
+        make_grouped_splits({"a": "x", "b": "x"}, k=2)
 
 
 CASES = ["anna_1", "anna_2", "bob_1", "carl"]
@@ -95,3 +97,19 @@ def test_what_gives_no_group_is_named(tmp_path):
         groups_of_cases(CASES, f"{tmp_path / 'none.csv'}:person")
     with pytest.raises(ConfigError, match="no regular expression"):
         groups_of_cases(CASES, "(anna")
+
+
+def test_a_pattern_whose_groups_match_nothing_gives_no_group():
+    assert len(set(groups_of_cases(["anna", "bob"], "(anna)?(bob)?").values())) == 2
+    with pytest.raises(DatasetError, match="no group to anna_1, anna_2, bob_1 and 1 more"):
+        groups_of_cases(CASES, "(x)?(y)?")
+
+
+def test_a_case_in_two_groups_of_a_table_is_refused(tmp_path):
+    table = tmp_path / "t.csv"
+    lines = "case, patient\nanna_1, A\nanna_2, A\nanna_2, A\nbob_1, B\ncarl, C\n"
+    table.write_text(lines)
+    assert list(groups_of_cases(CASES, f"{table}:patient").values()) == ["A", "A", "B", "C"]
+    table.write_text(lines + "anna_1, B\n")
+    with pytest.raises(DatasetError, match="anna_1 in two groups, A and B"):
+        groups_of_cases(CASES, f"{table}:patient")

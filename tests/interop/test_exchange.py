@@ -54,6 +54,8 @@ def test_a_torch_export_gives_the_same_logits_at_another_batch_size(model, tmp_p
     patch = torch.randn(5, 2, 32, 32)
     with torch.no_grad():
         assert torch.equal(program(patch), network(patch))
+    with pytest.raises(ModelError, match=r"torch\.export programs.*format=onnx"):
+        Predictor.from_model(tmp_path / "program", device="cpu")
 
 
 @onnx_needed

@@ -10,6 +10,7 @@ import torch
 from segplan.cli import main
 from segplan.errors import ConfigError, ModelError
 from segplan.inference import Predictor
+from segplan.inference.settings import InferenceSettings
 from segplan.interop.stunet import ImportSettings, import_stunet
 from segplan.interop.stunet_labels import ABDOMENATLAS, TOTALSEGMENTATOR
 from segplan.interop.stunet_plans import StunetPlan, read_plan, strides_of
@@ -101,6 +102,21 @@ def test_a_model_predicts_in_its_own_mode_and_in_the_other_on_request(tmp_path, 
     tile = torch.tensor(plain.preprocess(_image(image)).image[None, :, :16, :16, :16])
     with torch.no_grad():
         torch.testing.assert_close(plain.networks[0](tile), network(tile), rtol=1e-4, atol=1e-4)
+
+
+def test_the_authors_mode_is_refused_where_it_was_not_made_for_and_never_left_out_silently(tmp_path):
+    save(tmp_path / "net.model", classes=10)
+    folder = import_stunet(tmp_path / "net.model", tmp_path / "out", SMALL).path
+    with pytest.raises(ConfigError, match="float32"):
+        Predictor.from_model(folder, device="cpu", accumulator="float16")
+    written = (folder / "model.json").read_text()
+    for key, value in {"regions_class_order": [1], "previous_stage": "3d_lowres"}.items():
+        for mode in ("auto", "stunet_v1"):
+            with pytest.raises(ConfigError, match="plain labels and a single stage"):
+                InferenceSettings(mode=mode).mode_for(json.loads(written)["plan"] | {key: value})
+    (folder / "model.json").write_text(written.replace("stunet_v1", "stunet_v3"))
+    with pytest.raises(ModelError, match="inference_mode stunet_v3"):
+        Predictor.from_model(folder, device="cpu")
 
 
 def _image(array):

@@ -1,10 +1,12 @@
 """Plain folders of images and label maps become a dataset in nnU-Net's raw layout."""
 
 import json
+import os
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import tifffile
 from PIL import Image
 
 from segplan.cli import main
@@ -236,3 +238,57 @@ def test_retina_photographs_convert_with_one_command(real_data, tmp_path):
     assert len(dataset.cases) == 28
     assert read_image(dataset.cases[0].images).array.shape == (3, 1, 960, 999)
     assert read_label_map(dataset.cases[0].label).array.max() == 1
+
+
+def write_volume(path, labels, ending, compressed=False):
+    """A volume whose spacing (z 2, y 0.6, x 0.5) or whose voxels lie in a second file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = np.zeros((8, 12, 10), np.uint8 if labels else np.int16)
+    array[2:5, 3:7, 3:8] = 1 if labels else 300
+    if ending == ".tif":
+        tifffile.imwrite(f"{path}.tif", array, photometric="minisblack")
+        path.with_name(f"{path.name}.json").write_text('{"spacing": [2, 0.6, 0.5]}')
+    else:
+        image = sitk.GetImageFromArray(array)
+        image.SetSpacing((0.5, 0.6, 2.0))
+        sitk.WriteImage(image, f"{path}.mhd", compressed)
+    return array
+
+
+@pytest.mark.parametrize("words", [(), ("labels={background: 1, hole: 0}",)], ids=["as they are", "renumbered"])
+@pytest.mark.parametrize(("ending", "compressed"), [(".tif", False), (".mhd", False), (".mhd", True)])
+def test_what_lies_in_a_second_file_comes_along(tmp_path, ending, compressed, words):
+    for case in ("a", "b"):
+        image = write_volume(tmp_path / "images" / case, False, ending, compressed)
+        labels = write_volume(tmp_path / "labels" / case, True, ending, compressed)
+    assert convert(tmp_path, *words) == 0
+    for case in open_dataset(tmp_path / "out").cases:
+        read, label_map = read_image(case.images), read_label_map(case.label)
+        assert read.spacing == label_map.spacing == (2, 0.6, 0.5)
+        assert np.array_equal(read.array[0], image)
+        assert np.array_equal(label_map.array[0], 1 - labels if words else labels)
+    before = [path.stat().st_ino for path in sorted((tmp_path / "out").rglob("*.*"))]
+    assert convert(tmp_path, *words) == 0
+    assert [path.stat().st_ino for path in sorted((tmp_path / "out").rglob("*.*"))] == before
+    second = tmp_path / "images" / ("a.json" if ending == ".tif" else "a.zraw" if compressed else "a.raw")
+    os.utime(second, (1, 1))
+    assert convert(tmp_path, *words) == 0
+    assert [path.stat().st_ino for path in sorted((tmp_path / "out").rglob("*.*"))] != before
+
+
+@pytest.mark.parametrize("change", ["HeaderSize = 4\n", "LIST", "missing"])
+def test_a_header_whose_voxels_cannot_be_joined_to_it_is_refused(tmp_path, capsys, change):
+    write_volume(tmp_path / "images" / "a", False, ".mhd")
+    write_volume(tmp_path / "labels" / "a", True, ".mhd")
+    header = tmp_path / "images" / "a.mhd"
+    text = header.read_text()
+    if change == "missing":
+        (tmp_path / "images" / "a.raw").unlink()
+    elif change == "LIST":
+        header.write_text(text.replace("a.raw", "LIST\na.raw"))
+    else:
+        header.write_text(text.replace("ElementDataFile", f"{change}ElementDataFile"))
+    assert convert(tmp_path, "channels=[MR]") == 2
+    printed = capsys.readouterr()
+    assert "a.mhd" in printed.out + printed.err or "a.raw does not exist" in printed.out + printed.err
+    assert not (tmp_path / "out" / "dataset.json").exists()

@@ -142,6 +142,25 @@ def test_a_stopped_conversion_goes_on_where_it_was(task, tmp_path, monkeypatch, 
     assert (np.asarray(label.dataobj) == 1).all()
 
 
+def test_a_test_case_may_be_called_like_a_training_case(task, tmp_path):
+    (task / "imagesTs" / "organ_900.nii.gz").rename(task / "imagesTs" / "organ_000.nii.gz")
+    text = (task / "dataset.json").read_text().replace("imagesTs/organ_900", "imagesTs/organ_000")
+    (task / "dataset.json").write_text(text)
+    words = ["convert-msd", str(task), str(tmp_path / "raw"), "num_workers=1"]
+    assert main(words) == 0
+    out = tmp_path / "raw" / "Dataset042_Organ"
+    files = sorted(path for path in out.rglob("*.gz"))
+    assert {path.parent.name for path in files if path.name.startswith("organ_000")} == {
+        "imagesTr",
+        "imagesTs",
+        "labelsTr",
+    }
+    lost = out / "labelsTr" / "organ_000.nii.gz"
+    lost.unlink()
+    assert main(words) == 0
+    assert sorted(path for path in out.rglob("*.gz")) == files
+
+
 def test_a_folder_with_something_else_is_left_alone(task, tmp_path, capsys):
     out = tmp_path / "Dataset001_Mine"
     out.mkdir()

@@ -47,7 +47,7 @@ def test_what_the_file_on_top_changes_is_named(workspace, capsys):
     assert "data.batch_size  1  by the rules " in printed
     assert segplan(["compare-plans", f"{DATASET}/resenc_m/3d_fullres", str(path), f"workspace={workspace}"]) == 0
     printed = capsys.readouterr().out
-    assert "1 values differ" in printed
+    assert "1 value differs" in printed
     assert "B  1 " in printed
     assert "my card is small" in printed
     path.unlink()
@@ -68,6 +68,25 @@ def test_a_file_outside_any_workspace_is_compared_as_it_is(workspace, tmp_path, 
         shutil.copy(workspace / "plan" / DATASET / f"{name}.yaml", tmp_path)
     assert segplan(["compare-plans", str(tmp_path / "2d.yaml"), str(tmp_path / "2d.yaml")]) == 0
     assert "are equal" in capsys.readouterr().out
+
+
+def test_the_plan_that_says_why_another_is_missing_is_of_the_same_planner(workspace, capsys):
+    words = ["explain", f"plan={DATASET}/nothing/3d_lowres", f"workspace={workspace}"]
+    assert segplan(words) == 2
+    assert "says why" not in capsys.readouterr().err
+    shutil.copytree(workspace / "plan" / DATASET, workspace / "plan" / DATASET / "nothing")
+    assert segplan(words) == 2
+    shutil.rmtree(workspace / "plan" / DATASET / "nothing")
+    assert f"segplan explain plan={DATASET}/nothing/2d says why there is no 3d_lowres" in capsys.readouterr().err
+
+
+def test_a_damaged_dataset_json_beside_the_plan_is_named(workspace, capsys):
+    path = workspace / "plan" / DATASET / "dataset.json"
+    text = path.read_text()
+    path.write_text("{")
+    assert segplan(["explain", f"plan={DATASET}/3d_fullres", f"workspace={workspace}"]) == 2
+    path.write_text(text)
+    assert f"{path}: cannot be read as JSON" in capsys.readouterr().err
 
 
 def test_a_plan_that_is_not_there_or_of_another_schema_is_refused(workspace, capsys):

@@ -66,9 +66,30 @@ def test_folds_are_made_once_and_kept_until_forced(tmp_path):
     [note] = write(path, SplitSettings(k=3))
     assert "the 5 folds in" in note
     assert path.read_bytes() == first
-    assert write(path, SplitSettings(k=3), force=True) == []
+    [note] = write(path, SplitSettings(k=3), force=True)
+    assert "splits_final.previous.json" in note
     assert len(read_splits(path)) == 3
     assert (tmp_path / "splits_final.previous.json").read_bytes() == first
+
+
+def test_redoing_everything_does_not_tear_patients_apart(tmp_path):
+    path, second = tmp_path / "splits_final.json", tmp_path / "resenc_m" / "splits_final.json"
+    write(path, SplitSettings(group_by=r"^(p\d)_"))
+    grouped = path.read_bytes()
+    [note] = write(path, force=True)
+    assert "are kept" in note
+    assert path.read_bytes() == grouped
+    assert write(second, sibling=path, force=True) == write(second, sibling=path, force=True) == []
+    assert read_splits(second) == read_splits(path)
+
+
+def test_folds_unlike_those_of_the_first_plan_are_noticed(tmp_path):
+    path, second = tmp_path / "splits_final.json", tmp_path / "resenc_m" / "splits_final.json"
+    write(path)
+    write(second, sibling=path)
+    write(path, SplitSettings(group_by=r"^(p\d)_"), force=True)
+    [note] = write(second, sibling=path)
+    assert "not those of the dataset's first plan" in note
 
 
 def test_other_cases_are_noticed(tmp_path):
@@ -106,8 +127,7 @@ def test_too_few_cases_have_no_folds_but_can_all_be_trained_on(tmp_path):
 def test_another_plan_of_the_dataset_begins_with_the_same_folds(tmp_path):
     first, second = tmp_path / "splits_final.json", tmp_path / "resenc_m" / "splits_final.json"
     write(first, SplitSettings(k=3))
-    [note] = write(second, sibling=first)
-    assert "the 3 folds in" in note
+    assert write(second, sibling=first) == []
     assert read_splits(second) == read_splits(first)
     other = tmp_path / "big" / "splits_final.json"
     assert write(other, SplitSettings(k=4), sibling=first) == []

@@ -31,6 +31,16 @@ def test_automatic_axis_is_refused_where_the_plan_has_moved_it(patch_size, remed
         check_mirror_swap(config((2, 0, 1), patch_size), LABELS)
 
 
+@pytest.mark.parametrize("target", ["Rotate90", "Transpose"])
+def test_transforms_that_move_the_sides_are_refused_beside_an_exchange_of_labels(target):
+    node = {"_target_": f"segplan.augmentation.{target}", "probability": 0.5}
+    moving = OmegaConf.merge(config(), {"augmentation": {"turn": node}})
+    with pytest.raises(ConfigError, match=r"augmentation\.turn=null"):
+        check_mirror_swap(moving, LABELS)
+    check_mirror_swap(OmegaConf.merge(moving, {"augmentation": {"turn": {"probability": 0}}}), LABELS)
+    check_mirror_swap(OmegaConf.merge(moving, {"augmentation": {"mirror": {"swap_labels": []}}}), LABELS)
+
+
 def test_label_that_does_not_exist_is_refused_before_training():
     with pytest.raises(ConfigError, match="no label 7"):
         check_mirror_swap(config(swap_labels=[[1, 7]]), LABELS)

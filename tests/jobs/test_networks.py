@@ -40,6 +40,13 @@ def test_overrides_count(workspace, capsys):
     assert main(["networks", "plan=D/3d_fullres", f"workspace={workspace}", "network.featurs=[4,8]"]) == 2
 
 
+def test_a_patch_that_does_not_fit_is_refused_as_in_training(workspace, capsys):
+    assert main(["networks", "plan=D/3d_fullres", f"workspace={workspace}", "data.patch_size=[32,31,32]"]) == 2
+    assert "Nearest: 30 or 32" in capsys.readouterr().err
+    assert main(["networks", "plan=D/3d_fullres", f"workspace={workspace}", "data.patch_size=null"]) == 2
+    assert "list of whole numbers" in capsys.readouterr().err
+
+
 def test_lists_that_do_not_fit_are_refused(workspace, capsys):
     wrong = "network.features=[8,16,32]"
     assert main(["networks", "plan=D/3d_fullres", f"workspace={workspace}", wrong]) == 2

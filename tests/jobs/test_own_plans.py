@@ -78,6 +78,16 @@ def test_a_file_may_build_on_another_own_file(workspace):
     assert (config.data.batch_size, config.optimizer.lr) == (1, 0.5)
 
 
+def test_files_that_build_on_each_other_are_refused(workspace):
+    paths = [
+        write(workspace, *pair) for pair in (("a", own("", f"/plan/{DATASET}/b")), ("b", own("", f"/plan/{DATASET}/a")))
+    ]
+    with pytest.raises(ConfigError, match=f"{DATASET}/a on {DATASET}/b on {DATASET}/a"):
+        compose_training(f"{DATASET}/a", workspace)
+    for path in paths:
+        path.unlink()
+
+
 def test_preprocessing_refuses_a_name_that_is_no_configuration(workspace, capsys):
     assert preprocess(workspace, "3d_ful") == 2
     assert "there is no configuration 3d_ful" in capsys.readouterr().err
@@ -96,7 +106,13 @@ def test_values_on_the_command_line_that_preprocessing_cannot_see_are_named(work
         (own("data: {batch_size: 1}\n").replace("# @package _global_\n", ""), 'Make "# @package _global_"'),
         (own("data: {batch_size: 1}\n").replace("  - _self_\n", ""), 'Write "  - _self_" after'),
         (own("data: {batch_sise: 1}\n"), "Did you mean data.batch_size?"),
+        (own("data: {patch_size: 5}\n"), "data.patch_size=5 must be a list"),
+        (own("data: {batch_size: four}\n"), "data.batch_size=four must be a whole number"),
         ("# @package _global_\ndata: {batch_size: 1}\n", "it builds on no plan"),
+        ("# @package _global_\n", "it builds on no plan"),
+        ("", 'Make "# @package _global_"'),
+        ("# @package _global_\ndefaults: 3d_fullres\n", "its defaults are no list"),
+        (own("", base=f"/plan/{DATASET}/broken"), "it builds on itself"),
     ],
 )
 def test_a_file_whose_values_would_not_count_is_refused_with_the_line_that_works(workspace, text, expected):

@@ -86,6 +86,29 @@ def test_a_dataset_seen_before_is_known_by_its_name(dataset, tmp_path, capsys):
     assert "Dataset001_Boxes" in capsys.readouterr().err
 
 
+def test_a_damaged_record_of_a_dataset_is_named(tmp_path, capsys):
+    record = tmp_path / "w" / "fingerprints" / "D" / "verification.json"
+    record.parent.mkdir(parents=True)
+    for text in ("{", "{}", "[]"):
+        record.write_text(text)
+        assert plan("dataset=D", workspace=tmp_path / "w") == 2
+        assert f"{record}: is damaged" in capsys.readouterr().err
+
+
+def test_a_workspace_that_is_a_file_is_refused_in_one_line(dataset, tmp_path, capsys):
+    (tmp_path / "w").write_text("")
+    assert plan(f"dataset={dataset}", workspace=tmp_path / "w") == 2
+    assert "a part of this path is a file" in capsys.readouterr().err
+
+
+def test_too_few_cases_for_folds_are_recommended_fold_all(tmp_path, capsys):
+    raw = make_dataset(tmp_path / "raw" / "Dataset001_Boxes", cases=1)
+    assert plan(f"dataset={raw}", "stages=[plan]", workspace=tmp_path / "w") == 0
+    printed = capsys.readouterr().out
+    assert "1 case is too few for 5 folds" in printed
+    assert "3d_fullres fold=all" in printed
+
+
 def test_plans_with_no_image_at_hand(dataset, tmp_path):
     workspace = tmp_path / "w"
     plan(f"dataset={dataset}", workspace=workspace)

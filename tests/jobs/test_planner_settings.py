@@ -97,6 +97,17 @@ def test_every_wrong_constant_is_refused_by_name_in_one_line(files, capsys) -> N
         assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize("node", ["planner", "split"])
+def test_a_constant_that_does_not_exist_is_refused_also_when_added(files, capsys, node) -> None:
+    assert main("plan", [*files, f"+{node}.foo=1"]) == 2
+    assert f"{node}.foo: there is no such key" in capsys.readouterr().err
+
+
+def test_asking_for_no_configuration_is_refused(files, capsys) -> None:
+    assert main("plan", [*files, "configurations=[]"]) == 2
+    assert "asks for nothing" in capsys.readouterr().err
+
+
 def test_auto_takes_the_smallest_cards_memory_and_refuses_where_there_is_none(monkeypatch) -> None:
     cards = [25_390_809_088, 8_589_934_592]
     monkeypatch.setattr(measured_memory, "_ask", lambda request: {"bytes": cards})

@@ -4,9 +4,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tiny_run import make_run
 
+from segplan.augmentation.blur import BlurParams
 from segplan.augmentation.brightness import FactorParams
+from segplan.augmentation.mirror import MirrorParams
 from segplan.augmentation.noise import NoiseParams
+from segplan.augmentation.one_of import OneOfParams
 from segplan.augmentation.spatial import SpatialParams
+from segplan.augmentation.torchio_bridge import TorchioParams
 from segplan.cli import main
 from segplan.errors import ConfigError
 from segplan.jobs.show_augmentation import describe, run
@@ -39,11 +43,17 @@ def test_parameters_are_told_in_words_without_seeds():
         "spatial": SpatialParams((0.5235987755982988, 0.0, -0.1), 1.25),
         "noise": NoiseParams(std=0.04321, seed=123456),
         "low_resolution": FactorParams((0.91234, 1.1)),
+        "median_or_blur": OneOfParams("blur", BlurParams(((0.5, 1.0), None))),
+        "mirror": MirrorParams((0, 2), swaps=True),
+        "motion": TorchioParams(7),
     }
     assert describe(params) == [
         "spatial: turned by 30°, 0°, -6° · scale 1.25",
         "noise: std 0.0432",
         "low resolution: factors 0.912, 1.1",
+        "median or blur: blur, sigmas (0.5, 1), none",
+        "mirror: axes 0, 2 · swaps",
+        "motion",
     ]
 
 

@@ -161,6 +161,35 @@ def test_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, monkeypatch
     assert same(left["segplan"]["train_loss"], right["segplan"]["train_loss"])
 
 
+class RemoveCases(Checkpoints):
+    """Removes the stored images after the second step."""
+
+    def on_train_batch_end(self, trainer, *arguments):
+        super().on_train_batch_end(trainer, *arguments)
+        if trainer.global_step == 2:
+            for path in images_of(trainer.datamodule.store.folder):
+                path.rename(path.with_suffix(".away"))
+
+
+def images_of(store: Path) -> list[Path]:
+    return sorted(store.glob("*.image.npy"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_case_that_cannot_be_read_ends_training_with_what_was_reached(tmp_path, monkeypatch, workers):
+    config = make_run(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=20", f"data.num_workers={workers}")
+    with monkeypatch.context() as patch:
+        patch.setattr("segplan.jobs.training_parts.Checkpoints", RemoveCases)
+        with pytest.raises(StoreError, match="missing or damaged"):
+            run(config)
+    done = load_checkpoint(fold_folder(config) / "checkpoints" / "last.ckpt")["global_step"]
+    assert 2 <= done < 20
+    for path in tmp_path.rglob("*.away"):
+        path.rename(path.with_suffix(".npy"))
+    assert run(config) == 0
+    assert [row["step"] for row in rows_of(fold_folder(config))] == ["20"]
+
+
 def test_a_crash_loses_no_row_and_repeats_none(tmp_path):
     config = make_run(tmp_path, "checkpoint.minutes=0", "trainer.max_epochs=2")
     assert run(config) == 0

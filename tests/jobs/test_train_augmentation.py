@@ -21,7 +21,8 @@ def strong_run(workspace, **changes):
 
 
 def test_run_that_swaps_sides_augments_on_its_own_device_and_predicts_likewise(tmp_path):
-    config = strong_run(tmp_path, device="accelerator", mirror={"swap_labels": [[1, 2]]})
+    turns = {"rotate90": None, "transpose": None}
+    config = strong_run(tmp_path, device="accelerator", mirror={"swap_labels": [[1, 2]]}, **turns)
     assert run(config) == 0
     folder = fold_folder(config)
     recorded = json.loads((folder.parent / "model.json").read_text())

@@ -69,6 +69,9 @@ def test_validating_again_with_force_keeps_the_training(workspace):
         (["loss.class_weights=3"], ConfigError),
         (["optimizer.lr=-1"], ConfigError),
         (["trainer.bogus=1"], ConfigError),
+        (["data.patch_size=null"], ConfigError),
+        (["data.patch_size=32"], ConfigError),
+        (["data.patch_size=[32.5,32,32]"], ConfigError),
     ],
 )
 def test_force_discards_nothing_for_a_training_that_cannot_begin(workspace, overrides, error):

@@ -98,6 +98,19 @@ def test_auto_decides_after_the_first_epoch_and_a_resumed_run_keeps_the_choice(f
     assert resumed.augmentation_place == "accelerator"
 
 
+def test_a_run_resumed_at_an_epochs_start_decides_after_the_epoch_that_it_can_measure(folder, monkeypatch):
+    monkeypatch.setattr("segplan.patches.datamodule.measure", lambda *_: Sides(0.2, 0.02, 0.001, 0.02))
+    data = module(folder, "auto", num_workers=2)
+    data.trainer = trainer_after_first_epoch("cuda", 0.4)
+    measured = data.trainer.callback_metrics
+    data.trainer.callback_metrics = {}
+    data._choose_place()
+    assert data.state_dict() == {}
+    data.trainer.callback_metrics = measured
+    data._choose_place()
+    assert data.augmentation_place == "accelerator"
+
+
 def test_workers_keep_the_work_while_training_does_not_wait_for_them():
     slow_workers = Sides(worker=0.4, reading=0.01, device=0.002, step=0.05)
     assert choose(slow_workers, 4, waiting_share=0.02)[0] == "cpu"

@@ -198,7 +198,7 @@ def test_batch_of_one_without_forced_patches_is_said(folder, caplog):
     assert "data.oversampling=probabilistic" in caplog.text
 
 
-@pytest.mark.parametrize("wrong", [-1, "many", 1.5])
+@pytest.mark.parametrize("wrong", [-1, "many", 1.5, True])
 def test_impossible_number_of_workers_is_refused(folder, wrong):
     with pytest.raises(ConfigError, match="num_workers"):
         module(folder, num_workers=wrong)

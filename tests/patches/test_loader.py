@@ -152,12 +152,20 @@ def slow(store):
     return Slow(store, store.identifiers(), pipeline=plain_pipeline((8, 8, 8), 2), oversampling=Oversampling(1), seed=0)
 
 
+def wait_until(condition):
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
 def test_a_killed_worker_is_named_within_seconds_with_its_case_signal_memory_and_remedy(store, run):
     dataset = slow(store)
     one = run(dataset, 4)
     one.take(1)
     pids = one.loader.worker_pids
-    time.sleep(0.3)  # samples go to the workers in turn: number 3 is at sample 3 by now and stays there
+    wait_until(lambda: one.loader._pool._board.read(3).index == 3)  # samples go to the workers in turn; it stays there
     start = time.monotonic()
     os.kill(pids[3], signal.SIGKILL)
     with pytest.raises(WorkerError) as caught:
@@ -175,7 +183,9 @@ def test_a_killed_worker_is_named_within_seconds_with_its_case_signal_memory_and
 def test_the_death_of_a_worker_that_waited_for_work_comes_to_light_too(store, run):
     one = run(make_dataset(store, plain_pipeline((8, 8, 8), 2)), 1)
     one.take(1)
-    time.sleep(0.3)
+    pool = one.loader._pool
+    last = pool._indices_of(pool._due - 1)[-1]
+    wait_until(lambda: (note := pool._board.read(0)).index == last and note.is_done)
     os.kill(one.loader.worker_pids[0], signal.SIGXCPU)
     with pytest.raises(WorkerError, match=r"was ended \(SIGXCPU\) after reading case.*data\.num_workers=0 shows"):
         one.take(20)

@@ -51,7 +51,13 @@ def test_more_ranks_than_samples_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"batch_size": 0}, {"batch_size": 2, "fraction": 2}, {"batch_size": 2, "rule": "often"}]
+    "wrong",
+    [
+        {"batch_size": 0},
+        {"batch_size": 2, "fraction": 2},
+        {"batch_size": 2, "fraction": "half"},
+        {"batch_size": 2, "rule": "often"},
+    ],
 )
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(ConfigError):

@@ -75,11 +75,11 @@ def test_a_single_voxel_at_the_lowest_resolution_is_marked_or_mended() -> None:
 def test_an_axis_that_rounds_to_no_voxel_is_marked_or_keeps_one() -> None:
     settings = replace(DEFAULT, target_spacing=(1000.0, 0.625, 0.625))
     marked = plan_dataset(*fixture_inputs("Prostate"), settings).configurations["3d_fullres"]
-    assert marked.not_runnable == "axis z of the median image rounds to 0 voxels at this spacing"
+    assert marked.not_runnable == "the median image rounds to 0 voxels along z at this spacing"
     mended = plan_dataset(*fixture_inputs("Prostate"), replace(settings, repair=True)).configurations["3d_fullres"]
     assert mended.runnable
     assert (mended.median_shape[0], mended.patch_size[0]) == (1, 1)
-    assert mended.reasons["median_shape"].endswith("repaired: axis z rounded to 0 voxels and keeps one")
+    assert mended.reasons["median_shape"].endswith("repaired: it rounded to 0 voxels along z and keeps one")
 
 
 @pytest.mark.parametrize("planner", ["default", "resenc_l", "decathlon2018"])

@@ -111,6 +111,12 @@ def test_median_that_rounds_to_no_voxel_is_planned_but_marked() -> None:
     assert "rounds to 0 voxels" in str(plan.configurations["3d_fullres"].not_runnable)
 
 
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1e9), (1e-9, 1.0, 1.0)])
+def test_extremely_anisotropic_targets_leave_every_axis_of_the_patch_a_voxel(spacing: tuple[float, ...]) -> None:
+    plan = plan_dataset(*fixture_inputs("Prostate"), replace(PLAIN, target_spacing=spacing))
+    assert all(min(entry.patch_size) >= 1 for entry in plan.configurations.values())
+
+
 def test_one_stage_plan_is_marked_with_the_reason() -> None:
     plan = plan_dataset(*fixture_inputs("Edge_tiny_no_pooling"), PLAIN)
     assert all("too small" in str(entry.not_runnable) for entry in plan.configurations.values())
@@ -159,6 +165,8 @@ def test_table_has_a_row_for_each_configuration_that_was_asked_for() -> None:
     ("name", "value"),
     [
         ("gpu_memory_gb", 0),
+        ("gpu_memory_gb", 1e308),
+        ("anisotropic_percentile", 101.0),
         ("min_batch_size", -1),
         ("max_dataset_fraction", 1.5),
         ("lowres_spacing_step", 1.0),

@@ -90,8 +90,9 @@ def test_weights_that_do_not_fit_are_refused_or_start_anew_with_the_reason():
 
 
 def test_nothing_in_common_is_refused_even_where_not_strict():
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="none of its weights fits") as refused:
         transfer(stunet(), plain().state_dict(), strict=False)
+    assert "strict=false" not in str(refused.value)
 
 
 def test_the_table_sums_up_and_names_what_was_not_used():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from segplan.errors import WorkerError
+from segplan.errors import StoreError, WorkerError
 from segplan.training.callbacks.stopping import StopOnSignal, TrainingStoppedError
 from segplan.training.module import SegmentationModule
 
@@ -55,8 +55,8 @@ class Checkpoints(pl.Callback):
         trainer.save_checkpoint(self.final)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where a loader process has died between two steps: nothing is lost then."""
-        if not isinstance(exception, WorkerError) or trainer.world_size > 1:
+        """Save where a loader process has died, or a case cannot be read, between two steps: nothing is lost then."""
+        if not isinstance(exception, WorkerError | StoreError) or trainer.world_size > 1:
             return  # several ranks would wait for each other
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed
         # From an epoch's validation or from its first batch Lightning does not resume exactly.
