@@ -43,7 +43,7 @@ def search_lowres(
         num_training: number of training cases, for the cap on the batch.
         label_count: channels of the head counted in the memory estimate.
         settings: the planner's constants.
-        probe: as in `configure`.
+        probe: as in `configure`; asked for the final spacing alone.
 
     Returns:
         The configuration, or the reason why there is none.
@@ -60,7 +60,8 @@ def search_lowres(
         exact = [old / new * edge for old, new, edge in zip(spacing, low, median_shape, strict=True)]
         voxels = math.prod(exact)
         size = tuple(_whole(edge, settings) for edge in exact)
-        configured = configure(Resolution(low, size, voxels * num_training, label_count), settings, probe)
+        # Each step is estimated, only the last one measured: there may be dozens.
+        configured = configure(Resolution(low, size, voxels * num_training, label_count), settings)
         patch_voxels = math.prod(configured.topology.patch_size)
         steps += 1
     if full_voxels / voxels < settings.lowres_min_reduction:
@@ -68,6 +69,8 @@ def search_lowres(
             f"not needed: a patch covers {percent(settings.lowres_patch_fraction)} of the median image "
             f"already with {percent(voxels / full_voxels)} of its voxels"
         )
+    if probe is not None:
+        configured = configure(Resolution(low, size, voxels * num_training, label_count), settings, probe)
     return Lowres(low, size, configured, steps, coverage)
 
 
