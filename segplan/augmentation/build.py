@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ from segplan.errors import ConfigError
 
 DEVICES = ("auto", "cpu", "cuda", "accelerator")
 """Where patches are augmented: in the loader's workers (cpu), or in batches where the network computes."""
+
+_log = logging.getLogger(__name__)
 
 _SETTINGS = ("device", "dummy_2d")
 # Prediction mirrors as training does, the patch is cut once, and cascades have two stages: each must be seen here.
@@ -47,18 +50,7 @@ def build_pipeline(
     Raises:
         ConfigError: a key, value or transform that cannot work, or an order that cannot.
     """
-    if node.get("device", "cpu") not in DEVICES:
-        raise ConfigError(
-            f"{node['device']!r} is no device",
-            where="augmentation.device",
-            remedy=f"Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.",
-        )
-    dummy_2d = node.get("dummy_2d", False)
-    if not isinstance(dummy_2d, bool):
-        raise ConfigError(f"{dummy_2d!r} is neither true nor false", "augmentation.dummy_2d", "Use true or false.")
-    context = Context(len(use_mask_for_norm), tuple(patch_size), dummy_2d, tuple(previous_labels))
-    if context.dummy_2d and len(context.patch_size) != 3:
-        raise ConfigError("a 2D patch has no thick axis", where="augmentation.dummy_2d", remedy="Set it to false.")
+    context = _context(node, patch_size, len(use_mask_for_norm), previous_labels)
     spatial: Spatial | None = None
     transforms: list[tuple[str, Any]] = []
     for name, description in node.items():
@@ -76,6 +68,9 @@ def build_pipeline(
                 )
             spatial = transform if transform.rotation_probability or transform.scaling_probability else None
         elif transform.probability > 0:
+            if isinstance(transform, TorchioTransform) and len(patch_size) == 2 and transform.is_for_volumes:
+                _log.warning("augmentation.%s is left out: torchio moves 2D patches away from their labels", name)
+                continue
             if isinstance(transform, Mirror):
                 transform = _with_indices(transform, label_values)
                 transform.resolved_axes(len(context.patch_size))  # refuses axes that the patch lacks
@@ -84,6 +79,24 @@ def build_pipeline(
     # Without augmentation nothing has changed the outside since the normalisation.
     use_mask = tuple(bool(flag) for flag in use_mask_for_norm) if spatial or transforms else ()
     return Pipeline(context, spatial, tuple(transforms), use_mask)
+
+
+def _context(
+    node: Mapping[str, Any], patch_size: Sequence[int], channels: int, previous_labels: Sequence[int]
+) -> Context:
+    """Check the node's settings, and gather what transforms are told."""
+    if node.get("device", "cpu") not in DEVICES:
+        raise ConfigError(
+            f"{node['device']!r} is no device",
+            where="augmentation.device",
+            remedy=f"Use {', '.join(DEVICES[:-1])} or {DEVICES[-1]}.",
+        )
+    dummy_2d = node.get("dummy_2d", False)
+    if not isinstance(dummy_2d, bool):
+        raise ConfigError(f"{dummy_2d!r} is neither true nor false", "augmentation.dummy_2d", "Use true or false.")
+    if dummy_2d and len(patch_size) != 3:
+        raise ConfigError("a 2D patch has no thick axis", where="augmentation.dummy_2d", remedy="Set it to false.")
+    return Context(channels, tuple(patch_size), dummy_2d, tuple(previous_labels))
 
 
 def plain_pipeline(patch_size: Sequence[int], channels: int) -> Pipeline:

@@ -51,6 +51,17 @@ class TorchioTransform:
         transform.probability = 1
         self._transform = transform
 
+    @property
+    def is_for_volumes(self) -> bool:
+        """Whether 2D patches cannot have it.
+
+        RandomMotion puts the movements together along the last axis, of which a 2D patch has one voxel: all of it then
+        comes from the last movement, and its labels stay behind.
+        """
+        import torchio
+
+        return isinstance(self._transform, torchio.RandomMotion | torchio.Motion)
+
     def sample(self, rng: np.random.Generator, context: Context) -> TorchioParams | None:
         """Draw the seed, or None where the sample stays as it is."""
         return TorchioParams(seed_from(rng)) if rng.random() < self.probability else None

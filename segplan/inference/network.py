@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from segplan import networks
-from segplan.errors import ModelError
-from segplan.model_folder import ONNX_FILE, ModelFolder
+from segplan.errors import ConfigError, ModelError
+from segplan.model_folder import MODEL_FILE, ONNX_FILE, ModelFolder
+from segplan.planning import check_patch
 
 
 def load_network(
@@ -46,6 +47,31 @@ def load_network(
             f"does not fit the network of model.json ({first})", path, "Use the model's own files."
         ) from error
     return network.eval().requires_grad_(False)
+
+
+def check_model(model: ModelFolder, heads: int) -> None:
+    """Refuse a model.json whose values contradict each other, as one that was edited by hand may.
+
+    Args:
+        model: the folder.
+        heads: that its labels or regions need.
+
+    Raises:
+        ModelError: says which values do not fit together.
+    """
+    file, remedy = model.path / MODEL_FILE, "Use the model's own file."
+    if any(step is not None and not step > 0 for step in model.plan["spacing"]):
+        raise ModelError(f"has the spacing {model.plan['spacing']}, and spacings are above 0", file, remedy)
+    if set(model.mirror_axes or ()) - set(range(len(model.patch_size))):
+        raise ModelError(f"mirrors axes {model.mirror_axes} of a patch {model.patch_size}", file, remedy)
+    outputs = model.network.get("num_classes", heads)
+    if "name" in model.network and outputs != heads:
+        raise ModelError(f"its network has {outputs} outputs, its labels need {heads}", file, remedy)
+    if "name" in model.network and model.network.get("strides"):
+        try:
+            check_patch(model.patch_size, model.network["strides"])
+        except ConfigError as error:
+            raise ModelError(f"its patch_size does not fit its network ({error.what})", file, remedy) from error
 
 
 def _build(model: ModelFolder) -> nn.Module:

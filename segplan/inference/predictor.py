@@ -17,7 +17,7 @@ from segplan.errors import ConfigError, ImageError
 from segplan.imaging import Geometry, Image, read_image
 from segplan.inference.export import logits_to_probabilities, slabs_to_labels
 from segplan.inference.mirror_swap import MirrorSwap, mirror_swap
-from segplan.inference.network import load_network
+from segplan.inference.network import check_model, load_network
 from segplan.inference.precision import resolve_precision, select_device
 from segplan.inference.resampled_first import preprocess_resampled_first
 from segplan.inference.settings import STUNET_V1, InferenceSettings
@@ -89,9 +89,10 @@ class Predictor:
         model = ModelFolder.open(path)
         settings = InferenceSettings(step_size, _plain_mirror(mirror), tile_batch_size, accumulator, mode)
         chosen = model.select_folds(folds, checkpoint)
+        plan, labels = preprocessing_of(model.plan), labels_of(model.plan)
+        check_model(model, labels.num_heads)
         target = select_device(device)
         networks = tuple(load_network(model, fold, checkpoint, network_target).to(target) for fold in chosen)
-        plan, labels = preprocessing_of(model.plan), labels_of(model.plan)
         tiling = _tiling_of(model, labels, settings, resolve_precision(precision, target), target)
         previous = None
         if (first_stage := model.previous) is not None:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from segplan.errors import ConfigError
 from segplan.evaluation import (
     CaseResult,
     Targets,
@@ -32,7 +31,6 @@ from segplan.inference import (
     sliding_window,
 )
 from segplan.inference.mirror_swap import mirror_swap
-from segplan.inference.settings import STUNET_V1
 from segplan.jobs import training_parts
 from segplan.jobs.console import print_table, progress
 from segplan.jobs.training_setup import TrainingSetup
@@ -92,9 +90,6 @@ def tiling_of(setup: TrainingSetup) -> Tiling:
     Raises:
         ConfigError: the `inference` node does not fit the training.
     """
-    if setup.inference.mode == STUNET_V1:
-        what = "resamples before it normalises, and preprocessed cases were normalised first"
-        raise ConfigError(what, f"inference.mode={STUNET_V1}", "Leave it out here; predict.py takes it.")
     device = torch.device(training_parts.accelerator(setup.config))
     return make_tiling(
         setup.patch_size,

@@ -1,8 +1,10 @@
 """Import STU-Net's published weights, and say what the model folder is good for."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 import yaml
@@ -44,21 +46,24 @@ def _parsed(key: str, text: str) -> Any:
     except yaml.YAMLError as error:
         raise ConfigError("cannot be read", f"{key}={text}", "Write lists as [1,2,3].") from error
     wanted = {"pools": 2, "patch_size": 1, "spacing": 1}.get(key, 0)
-    if not _nested(value, wanted):
-        shape = ("one value", "a list of three numbers", "a list of lists of three numbers")[wanted]
+    if not _nested(value, wanted, int | float if key == "spacing" else int):
+        numbers = "numbers" if key == "spacing" else "whole numbers"
+        shape = ("one value", f"a list of three {numbers}", f"a list of lists of three {numbers}")[wanted]
         raise ConfigError(f"must be {shape}", f"{key}={text}", "Write lists as [1,2,3].")
     if key == "use_plan" and not isinstance(value, bool):
         raise ConfigError("must be true or false", f"{key}={text}", "Use true.")
+    if key == "fold" and text != "all" and not text.isdecimal():
+        raise ConfigError("is no fold", f"{key}={text}", "Use a number or all.")
     if wanted == 2:
         return tuple(tuple(row) for row in value)
     return tuple(value) if wanted else value if key == "use_plan" else str(value)
 
 
-def _nested(value: Any, depth: int) -> bool:
+def _nested(value: Any, depth: int, kinds: type[int] | UnionType) -> bool:
     if depth == 0:
         return not isinstance(value, list | dict)
     if not isinstance(value, list) or not value:
         return False
     if depth == 2:
-        return all(_nested(row, 1) for row in value)
-    return len(value) == 3 and all(isinstance(x, int | float) and not isinstance(x, bool) and x > 0 for x in value)
+        return all(_nested(row, 1, kinds) for row in value)
+    return len(value) == 3 and all(isinstance(x, kinds) and not isinstance(x, bool) and 0 < x < math.inf for x in value)

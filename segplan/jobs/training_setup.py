@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from segplan.dataset import Labels, Split, read_splits, select_fold
 from segplan.errors import ConfigError, PlanError, StoreError
-from segplan.inference.settings import InferenceSettings
+from segplan.inference.settings import STUNET_V1, InferenceSettings
 from segplan.jobs.console import workspace_word
 from segplan.jobs.finetune_settings import FinetuneSettings, finetune_settings
 from segplan.jobs.mirror_settings import check_mirror_swap
@@ -82,10 +82,14 @@ class TrainingSetup:
         """How the fold's whole validation cases are segmented."""
         node = self.config.inference
         try:
-            return settings_of(node)
+            settings = settings_of(node)
         except (TypeError, ValueError) as error:
             text = OmegaConf.to_yaml(node, resolve=True).strip().replace("\n", ", ")
             raise ConfigError(f"a value cannot work: {error}", f"inference ({text})") from error
+        if settings.mode == STUNET_V1:
+            what = "resamples before it normalises, and preprocessed cases were normalised first"
+            raise ConfigError(what, f"inference.mode={STUNET_V1}", "Leave it out here; predict.py takes it.")
+        return settings
 
     @property
     def mirror_axes(self) -> tuple[int, ...] | None:

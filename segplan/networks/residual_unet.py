@@ -31,7 +31,7 @@ class ResidualUNet(nn.Module):
         deep_supervision: return the logits of all resolutions (the lowest, at the bottleneck, has none). An attribute:
             set it to False for inference.
         activation_checkpointing: keep few activations and compute the others again for the gradients: less memory,
-            about a third more time. An attribute.
+            more time (a step 1.34 to 1.40 times as long, measured on a CPU). An attribute.
 
     Raises:
         ConfigError: the lists differ in length, or a stride or kernel has the wrong number of axes.

@@ -262,6 +262,20 @@ def test_torchios_spatial_axes_are_the_patchs_array_axes(axis, patch):
     assert np.abs(difference).sum() == 3
 
 
+@pytest.mark.parametrize("patch", [(24, 24, 24), (24, 24)], ids=["3d", "2d"])
+def test_no_mri_artifact_moves_the_image_away_from_its_labels(patch):
+    steps = np.meshgrid(*[np.arange(size) - size // 2 for size in patch], indexing="ij")
+    blob = np.exp(-sum(step**2 for step in steps) / 10).astype(np.float32).reshape((1, 1, *patch)[-4:])
+    artifacts = group("mri_artifacts")
+    for name in ("motion", "ghosting", "spike"):
+        pipeline = build({"it": {**artifacts[name], "p": 1}}, patch)
+        for seed in range(6):
+            made, _ = pipeline.apply(blob, np.zeros(blob.shape, np.int16), pipeline.sample(np.random.default_rng(seed)))
+            weight = made[0].clamp(min=0.5 * made.max()).numpy() - 0.5 * float(made.max())
+            middle = [float((weight * step).sum() / weight.sum()) for step in steps]
+            assert max(map(abs, middle)) < 1, (name, middle)
+
+
 def test_torchios_own_probability_is_respected():
     pipeline = build({"mine": {"_target_": "torchio.RandomNoise", "p": 0.25}})
     rng = np.random.default_rng(0)

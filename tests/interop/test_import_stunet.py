@@ -119,6 +119,26 @@ def test_the_authors_mode_is_refused_where_it_was_not_made_for_and_never_left_ou
         Predictor.from_model(folder, device="cpu")
 
 
+@pytest.mark.parametrize(
+    ("node", "key", "value", "match"),
+    [
+        ("plan", "labels", {"background": 0, "liver": 1}, "10 outputs, its labels need 2"),
+        ("plan", "spacing", [0, 1.5, 1.5], "above 0"),
+        (None, "patch_size", [15, 16, 16], "does not fit its network"),
+        (None, "patch_size", [16, 16], "does not fit its network|mirrors axes"),
+        (None, "mirror_axes", [0, 3], "mirrors axes"),
+    ],
+)
+def test_a_model_json_that_contradicts_itself_is_refused(tmp_path, node, key, value, match):
+    save(tmp_path / "net.model", classes=10)
+    file = import_stunet(tmp_path / "net.model", tmp_path / "out", SMALL).path / "model.json"
+    content = json.loads(file.read_text())
+    (content[node] if node else content)[key] = value
+    file.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=match):
+        Predictor.from_model(file.parent, device="cpu")
+
+
 def _image(array):
     from segplan.inference.predictor import image_from_array
 
@@ -186,7 +206,10 @@ def test_the_command_imports_and_refuses_what_it_cannot_read(tmp_path, capsys):
     save(tmp_path / "net.model")
     arguments = [str(tmp_path / "net.model"), str(tmp_path / "out")]
     assert main(["import-stunet", *arguments, "pools=[[2,2],[1,1,2]]"]) == 2
-    assert "lists of three numbers" in capsys.readouterr().err
+    assert "lists of three whole numbers" in capsys.readouterr().err
+    for wrong in ("pools=[[2.5,2,2],[1,1,2]]", "patch_size=[32.0,32,32]", "spacing=[.inf,1,1]", "fold=../../elsewhere"):
+        assert main(["import-stunet", *arguments, wrong]) == 2
+        assert wrong in capsys.readouterr().err
     assert main(["import-stunet", *arguments, "pools=[[1,2,2],[1,1,2]]", "mode=nnunet", "fold=all"]) == 0
     assert "python predict.py model=" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / "model.json").read_text())
