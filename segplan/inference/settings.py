@@ -44,6 +44,7 @@ class InferenceSettings:
             raise ConfigError("must be float32 or float16", f"inference.accumulator={self.accumulator}", "Use float32.")
         if self.mode not in ("auto", *MODES):
             raise ConfigError("is unknown", f"inference.mode={self.mode}", f"Use auto, {' or '.join(MODES)}.")
+        self._check_sums(self.mode)
 
     def mode_for(self, plan: Mapping[str, Any]) -> str:
         """The mode to predict in with a model of the plan node `plan`, which may name its own.
@@ -60,6 +61,9 @@ class InferenceSettings:
         if plan.get("regions_class_order") or plan.get("previous_stage"):
             what = "is for plain labels and a single stage; the model has regions or a previous stage"
             raise ConfigError(what, f"inference.mode={mode}", f"Use inference.mode={NNUNET}.")
-        if self.accumulator == "float16":
-            raise ConfigError("adds up probabilities in float32", f"inference.mode={mode}", "Use accumulator=float32.")
+        self._check_sums(mode)
         return mode
+
+    def _check_sums(self, mode: str) -> None:
+        if mode == STUNET_V1 and self.accumulator == "float16":
+            raise ConfigError("adds up probabilities in float32", f"inference.mode={mode}", "Use accumulator=float32.")

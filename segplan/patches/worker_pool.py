@@ -17,10 +17,10 @@ from typing import Any
 
 from segplan.errors import WorkerError
 from segplan.patches.dataset import PatchDataset
-from segplan.patches.memory import kills_for_memory
 from segplan.patches.slots import BatchSlots, FreeSlots, SlotLayout, copied, lent
 from segplan.patches.worker import NOTHING_YET, WorkerBoard, receive, work
 from segplan.patches.workers import DeadWorker, worker_death
+from segplan.preprocessing.control_groups import kills_for_memory
 
 Batch = dict[str, Any]
 

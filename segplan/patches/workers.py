@@ -5,8 +5,9 @@ import sys
 from dataclasses import dataclass
 
 from segplan.errors import ConfigError, WorkerError
-from segplan.patches.memory import available_memory, memory_text, size_text
+from segplan.patches.memory import memory_text, size_text
 from segplan.preprocessing import available_cpus
+from segplan.preprocessing.control_groups import available_memory
 
 _MAX_WORKERS = 8
 _WORKER_BYTES = 300_000_000  # of a process that has loaded torch and the compiled warp and shares none of it

@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from segplan.preprocessing.control_groups import MEMBERSHIP, ROOT, control_groups
 
-def available_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+
+def available_cpus(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """The smaller of CPU affinity and the control group's CPU quota (rounded down, at least 1).
 
     Containers and SLURM limit a job by quota, which `os.cpu_count` does not know: workers beyond it only take turns.
@@ -15,30 +17,8 @@ def available_cpus(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path(
         membership: the file that names this process's groups.
     """
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas = list(_quotas(root, membership))
+    quotas = [quota for folder in control_groups("cpu", root, membership) for quota in _quota(folder)]
     return max(1, min(affinity, int(min(quotas, default=float(affinity)))))
-
-
-def _quotas(root: Path, membership: Path) -> Iterator[float]:
-    """CPUs allowed by each group on the way from the process's own up to the root; unlimited ones are left out."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            tops = [root, root / "unified"]
-        elif "cpu" in controllers.split(","):
-            tops = [root / "cpu", root / controllers]
-        else:
-            continue
-        for top in tops:
-            folder = top / group.strip("/")
-            yield from _quota(folder)
-            while folder != top:
-                folder = folder.parent
-                yield from _quota(folder)
 
 
 def _quota(folder: Path) -> Iterator[float]:

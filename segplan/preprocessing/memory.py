@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,14 +10,13 @@ from segplan.dataset import Case
 from segplan.errors import ImageError
 from segplan.imaging.image import spacing_zyx
 from segplan.imaging.nifti_header import geometry_of, parse_header
+from segplan.preprocessing.control_groups import MEMBERSHIP, ROOT, available_memory
 from segplan.preprocessing.plan import PreprocessingPlan
 
 GIB = 1 << 30
 
 _SHARE = 0.8
 """Of the free memory that is taken: the rest is for the disk cache and for what other programs need meanwhile."""
-
-_UNLIMITED = 1 << 60
 
 _WORKER_BYTES = 64 << 20
 """What a worker needs beside its arrays, and beside what it shares with the others."""
@@ -28,12 +27,9 @@ _NIFTI_START = 1 << 12
 _ITK = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO", ".mhd": "MetaImageIO", ".gipl": "GiplImageIO"}
 
 
-def usable_memory(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
+def usable_memory(root: Path = ROOT, membership: Path = MEMBERSHIP) -> int:
     """Bytes that may be planned with: a share of what the machine and this process's control groups have free."""
-    import psutil
-
-    free = [int(psutil.virtual_memory().available), *_free_in_groups(root, membership)]
-    return int(_SHARE * min(free))
+    return int(_SHARE * available_memory(root, membership))
 
 
 @dataclass(frozen=True)
@@ -125,45 +121,6 @@ def _guess(path: Path) -> CaseSize:
         size = 0
     packed = path.suffix.lower() not in (".bmp", ".tif", ".tiff", "")
     return CaseSize(_GZIP_RATIO * size if packed else size, _GZIP_RATIO * size if packed else size, None)
-
-
-def _free_in_groups(root: Path, membership: Path) -> Iterator[int]:
-    """Bytes left in each limited control group on the way from the process's own up to the root."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:  # not Linux
-        return
-    for line in lines:
-        _, controllers, group = line.split(":", 2)
-        if not controllers:
-            tops = [root, root / "unified"]
-        elif "memory" in controllers.split(","):
-            tops = [root / "memory", root / controllers]
-        else:
-            continue
-        for top in tops:
-            folder = top / group.strip("/")
-            yield from _free(folder)
-            while folder != top:
-                folder = folder.parent
-                yield from _free(folder)
-
-
-def _free(folder: Path) -> Iterator[int]:
-    """What one group has left; version 2 says "max" where there is no limit. Files that it caches can be dropped."""
-    version_2 = (folder / "memory.max", folder / "memory.current", "inactive_file")
-    version_1 = (folder / "memory.limit_in_bytes", folder / "memory.usage_in_bytes", "total_inactive_file")
-    for limit_file, usage_file, cached_key in (version_2, version_1):
-        try:
-            limit = limit_file.read_text().strip()
-            if limit == "max" or int(limit) >= _UNLIMITED:
-                continue
-            usage = int(usage_file.read_text())
-            pairs = (line.split() for line in (folder / "memory.stat").read_text().splitlines())
-            cached = next((int(value) for key, value in pairs if key == cached_key), 0)
-        except (OSError, ValueError):  # another version, or a group that hides its limits
-            continue
-        yield max(0, int(limit) - usage + cached)
 
 
 def describe_bytes(size: float) -> str:

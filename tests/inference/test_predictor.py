@@ -142,7 +142,7 @@ def test_weights_of_another_network_are_refused(model, tmp_path):
         name="D/3d",
         plan=opened.plan,
         patch_size=opened.patch_size,
-        network={**opened.network, "num_classes": 7},
+        network={**opened.network, "features": [2 * width for width in opened.network["features"]]},
         mirror_axes=None,
     )
     write_weights(tmp_path, 0, opened.read_weights(0))
