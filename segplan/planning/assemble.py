@@ -118,15 +118,15 @@ def assemble(
     reasons_of = _reasons(inputs, configured, previous_stage) | dict(why)
     if settings.network == "stunet":
         configured = with_stunet(configured, inputs.label_count, settings)
-    patch, axes = configured.topology.patch_size, inputs.frame.axes[-len(configured.topology.patch_size) :]
+    patch = configured.topology.patch_size
     schemes = normalization_schemes(description.channel_names)
-    channels = len(description.channel_names)
-    if previous_stage:
-        # The previous segmentation comes one-hot, a channel for each label without background.
-        channels += len(description.labels.foreground_labels)
-    trouble = _empty(median_shape, axes) or why_not_runnable(configured, median_shape, settings)
-    measure = None if trouble else inputs.measure
-    network = planned_network(configured, channels, description.labels.num_heads, settings, measure)
+    channels = _input_channels(inputs, previous_stage)
+    trouble = _empty(median_shape, inputs.frame.axes[-len(patch) :]) or why_not_runnable(
+        configured, median_shape, settings
+    )
+    network = planned_network(
+        configured, channels, description.labels.num_heads, settings, None if trouble else inputs.measure
+    )
     more = {"input_channels": channels} if previous_stage else {}
     return ConfigurationPlan(
         name=name,
@@ -153,6 +153,12 @@ def assemble(
         measured_gb=network.measured_gb,
         warning=network.warning,
     )
+
+
+def _input_channels(inputs: Inputs, previous_stage: str | None) -> int:
+    """Channels of the image and, in a cascade, one for each label without background: the previous segmentation."""
+    labels = inputs.description.labels.foreground_labels if previous_stage else ()
+    return len(inputs.description.channel_names) + len(labels)
 
 
 def _reasons(inputs: Inputs, configured: Configured, previous_stage: str | None) -> dict[str, str]:
