@@ -260,7 +260,7 @@ def test_a_bad_case_is_told_at_the_end_and_the_others_are_made(model, images, tm
     assert "2 failed" in summary
     assert "t0_0001.nii.gz" in summary
     assert "t2  " in summary
-    assert set(json.loads((tmp_path / "out" / "predict.json").read_text())["failed"]) == {"t0", "t2"}
+    assert set(json.loads((tmp_path / "out" / "predict.json").read_text(encoding="utf-8"))["failed"]) == {"t0", "t2"}
 
 
 def test_no_good_case_at_all_is_the_users_mistake(model, images, tmp_path):

@@ -22,8 +22,9 @@ from small_store import write_store
 
 from segplan.augmentation import build_pipeline, plain_pipeline
 from segplan.errors import StoreError, WorkerError
-from segplan.patches import Oversampling, PatchDataset, memory, worker_pool
+from segplan.patches import Oversampling, PatchDataset, worker_pool
 from segplan.patches.slots import BatchSlots, FreeSlots, SlotLayout, lent
+from segplan.preprocessing import control_groups
 
 
 @pytest.fixture(scope="module")
@@ -341,12 +342,12 @@ def test_control_groups_limit_what_memory_there_is(tmp_path):
     (group / "memory.current").write_text("900\n")
     (group / "memory.events").write_text("oom 4\noom_kill 3\n")
     where = (tmp_path / "cgroup", tmp_path / "membership")
-    assert memory.available_memory(*where) == 400
-    assert memory.total_memory(*where) == 1000
-    assert memory.kills_for_memory(*where) == 3
+    assert control_groups.available_memory(*where) == 400
+    assert control_groups.total_memory(*where) == 1000
+    assert control_groups.kills_for_memory(*where) == 3
     nowhere = (tmp_path / "none", tmp_path / "nothing")
-    assert memory.available_memory(*nowhere) > 1000
-    assert memory.kills_for_memory(*nowhere) == 0
+    assert control_groups.available_memory(*nowhere) > 1000
+    assert control_groups.kills_for_memory(*nowhere) == 0
 
 
 def test_old_control_groups_are_read_too(tmp_path):
@@ -357,8 +358,8 @@ def test_old_control_groups_are_read_too(tmp_path):
     (group / "memory.usage_in_bytes").write_text("900\n")
     (group / "memory.oom_control").write_text("oom_kill_disable 0\noom_kill 2\n")
     where = (tmp_path / "cgroup", tmp_path / "membership")
-    assert memory.available_memory(*where) == 100
-    assert memory.kills_for_memory(*where) == 2
+    assert control_groups.available_memory(*where) == 100
+    assert control_groups.kills_for_memory(*where) == 2
 
 
 class Counted(np.ndarray):

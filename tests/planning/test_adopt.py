@@ -55,7 +55,7 @@ def test_patch_spacing_normalisation_and_pools_are_the_models_and_labels_the_dat
 def test_the_emitted_files_say_where_the_values_come_from(tmp_path):
     plan = adopted(write_model(tmp_path / "m", stunet()))
     emit(plan, tmp_path / "plan")
-    text = (tmp_path / "plan" / "3d_fullres.yaml").read_text()
+    text = (tmp_path / "plan" / "3d_fullres.yaml").read_text(encoding="utf-8")
     content = yaml.safe_load(text)
     assert content["data"]["patch_size"] == [128, 128, 128]
     assert {"override /network": "stunet"} in content["defaults"]
