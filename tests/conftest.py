@@ -1,3 +1,4 @@
+import locale
 import os
 from pathlib import Path
 
@@ -11,3 +12,11 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("SEGPLAN_TEST_DATA names no folder of real datasets")
     return Path(folder)
+
+
+@pytest.fixture(autouse=True)
+def _locale_kept():
+    """Writing DICOM with ITK, as some tests do, sets the process's locale to C; others must not see that."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    yield
+    locale.setlocale(locale.LC_CTYPE, before)

@@ -5,9 +5,11 @@ missing, doubled, tilted and foreign slices without complaint. Each file is read
 intensities may differ between the slices of a series (PET).
 """
 
+import contextlib
+import locale
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -224,13 +226,25 @@ def _thickness(opened: Slice) -> float:
 
 
 def _open(path: Path) -> Slice:
-    return Slice(path, simpleitk.open_file(path, "GDCMImageIO"))
+    with _locale_kept():
+        return Slice(path, simpleitk.open_file(path, "GDCMImageIO"))
 
 
 def _voxels(opened: Slice) -> np.ndarray:
     """(Z, Y, X, C)."""
-    voxels = simpleitk.read_voxels(opened.reader, opened.path)
+    with _locale_kept():
+        voxels = simpleitk.read_voxels(opened.reader, opened.path)
     return voxels if voxels.ndim == 4 else voxels[None]
+
+
+@contextlib.contextmanager
+def _locale_kept() -> Iterator[None]:
+    """GDCM sets the process's locale to C: from then on, Python would take text files for ASCII."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        yield
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
 
 
 def _neighbour(opened: Slice) -> Path | None:

@@ -1,5 +1,6 @@
 """DICOM: one series in a folder, one of several, single files; and everything that does not stack."""
 
+import locale
 import os
 from pathlib import Path
 
@@ -67,6 +68,13 @@ def test_it_sits_where_itk_has_it(tmp_path):
     np.testing.assert_allclose(image.geometry.spacing, expected.GetSpacing(), rtol=1e-12)
     np.testing.assert_allclose(image.geometry.direction, expected.GetDirection(), atol=1e-12)
     np.testing.assert_allclose(image.geometry.origin, expected.GetOrigin(), atol=1e-9)
+
+
+def test_reading_leaves_the_locale_as_it_was(tmp_path):
+    folder = series_folder(tmp_path / "ct")
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    read_image([folder])
+    assert locale.setlocale(locale.LC_CTYPE) == "C.UTF-8"
 
 
 def test_files_without_an_ending_are_known_by_their_content(tmp_path):
