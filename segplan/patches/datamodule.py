@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pytorch_lightning import LightningDataModule
+from pytorch_lightning import LightningDataModule, Trainer
 
 from segplan.augmentation import build_pipeline, plain_pipeline
 from segplan.dataset import Labels, Split
@@ -240,17 +240,16 @@ class PatchDataModule(LightningDataModule):
     def _next_train_batch(self) -> int:
         if self.trainer is None:
             return 0
-        self._choose_place()
+        self._choose_place(self.trainer)
         done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         return self.trainer.current_epoch * self.batches_per_epoch + done
 
-    def _choose_place(self) -> None:
+    def _choose_place(self, trainer: Trainer) -> None:
         """With device=auto, decide after the first epoch of this process where to augment, where there is a choice."""
-        assert self.trainer is not None  # noqa: S101 (the caller has looked)
         is_open = self.augmentation_device == "auto" and self._chosen_place is None
-        if not is_open or self._device_type() == "cpu" or self.trainer.current_epoch == 0:
+        if not is_open or self._device_type() == "cpu" or trainer.current_epoch == 0:
             return
-        logged = self.trainer.callback_metrics  # of the epoch that has ended
+        logged = trainer.callback_metrics  # of the epoch that has ended
         if "waiting_share" not in logged:
             return  # resumed at an epoch's start: nothing is measured yet, so after this epoch
         waiting, samples_per_s = (float(logged.get(key, 0.0)) for key in ("waiting_share", "samples_per_s"))
@@ -258,9 +257,9 @@ class PatchDataModule(LightningDataModule):
         workers = self._workers()[0]
         sides = Sides(0, 0, 0, step)
         if waiting > 0:
-            device = self.trainer.strategy.root_device
+            device = trainer.strategy.root_device
             sides = measure(self._train_dataset(False), self._train_dataset(True), device, step)
-        place, reason = self.trainer.strategy.broadcast(choose(sides, workers, waiting))
+        place, reason = trainer.strategy.broadcast(choose(sides, workers, waiting))
         self._chosen_place = place
         _log.warning("patches are augmented on the %s from now on: %s", place, reason)
         if place == "accelerator" and self._train_loader is not None:

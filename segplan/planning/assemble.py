@@ -107,7 +107,7 @@ def assemble(
         name: of the configuration.
         configured: patch, batch and topology.
         spacing: mm, network frame; None across the slices of a 2D configuration.
-        median_shape: voxels of the median image, an entry for each axis of the patch.
+        median_shape: voxels of the median image, per axis of the patch.
         batch_dice: whether the Dice loss is taken over the batch.
         why: the reasons of `spacing` and `batch_dice`.
         common_slice_spacing: see `ConfigurationPlan`.
@@ -115,19 +115,14 @@ def assemble(
         next_stage: configuration that takes this one's segmentation.
     """
     settings, description = inputs.settings, inputs.description
-    reasons_of = _reasons(inputs, configured, previous_stage) | dict(why)
-    if settings.network == "stunet":
-        configured = with_stunet(configured, inputs.label_count, settings)
+    given = _reasons(inputs, configured, previous_stage) | dict(why)
+    configured = with_stunet(configured, inputs.label_count, settings) if settings.network == "stunet" else configured
     patch = configured.topology.patch_size
     schemes = normalization_schemes(description.channel_names)
     channels = _input_channels(inputs, previous_stage)
-    trouble = _empty(median_shape, inputs.frame.axes[-len(patch) :]) or why_not_runnable(
-        configured, median_shape, settings
-    )
-    network = planned_network(
-        configured, channels, description.labels.num_heads, settings, None if trouble else inputs.measure
-    )
-    more = {"input_channels": channels} if previous_stage else {}
+    axes, heads = inputs.frame.axes[-len(patch) :], description.labels.num_heads
+    trouble = _empty(median_shape, axes) or why_not_runnable(configured, median_shape, settings)
+    network = planned_network(configured, channels, heads, settings, None if trouble else inputs.measure)
     return ConfigurationPlan(
         name=name,
         spacing=spacing,
@@ -135,7 +130,7 @@ def assemble(
         patch_size=patch,
         batch_size=configured.batch_size,
         network=settings.network,
-        network_arguments=MappingProxyType(more | dict(network.arguments)),
+        network_arguments=MappingProxyType(_own_channels(channels, previous_stage) | dict(network.arguments)),
         dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.anisotropy_ratio,
         batch_dice=batch_dice,
         normalization=schemes,
@@ -146,13 +141,17 @@ def assemble(
         parameters=network.parameters,
         memory_gb=network.memory_gb,
         not_runnable=trouble,
-        reasons=MappingProxyType(reasons_of),
+        reasons=MappingProxyType(given),
         trace=configured.steps,
         affordable_batch=configured.affordable_batch,
         batch_cap=configured.batch_cap,
         measured_gb=network.measured_gb,
         warning=network.warning,
     )
+
+
+def _own_channels(channels: int, previous_stage: str | None) -> dict[str, int]:
+    return {"input_channels": channels} if previous_stage else {}
 
 
 def _input_channels(inputs: Inputs, previous_stage: str | None) -> int:

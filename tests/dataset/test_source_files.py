@@ -60,4 +60,7 @@ def test_other_files_beside_an_image_do_not_belong_to_it(tmp_path):
 
 def test_a_link_into_nowhere_is_no_reason_to_fail(tmp_path):
     (tmp_path / "a.nii.gz").symlink_to(tmp_path / "nowhere")
-    hash_of_case(Case("a", (tmp_path / "a.nii.gz",), None))
+    case = Case("a", (tmp_path / "a.nii.gz",), None)
+    before = hash_of_case(case)
+    (tmp_path / "nowhere").write_bytes(b"now it is somewhere")
+    assert hash_of_case(case) != before

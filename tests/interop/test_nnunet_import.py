@@ -29,11 +29,8 @@ def folder_of(name: str) -> Path:
     return MODELS / name / f"nnUNetTrainer__nnUNetPlans__{FOLDERS[name]}"
 
 
-def test_images(case: str) -> list[Path]:
+def image_files(case: str) -> list[Path]:
     return [DATA / "inference" / "images" / f"{case}_000{channel}.nii.gz" for channel in (0, 1)]
-
-
-test_images.__test__ = False
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +58,7 @@ def test_predictions_are_nnunets_wherever_it_is_sure(imported, name):
     predictor = Predictor.from_model(imported / name, device="cpu", precision=32)
     expected = np.load(MODELS / f"{name}.npz")
     for case in ("t0", "t1"):
-        labels, _ = predictor.predict_files(test_images(case))
+        labels, _ = predictor.predict_files(image_files(case))
         sure = np.unpackbits(expected[f"sure_{case}"], count=labels.size).reshape(labels.shape).astype(bool)
         assert sure.mean() > 0.9
         assert len(np.unique(expected[case])) > 1

@@ -80,7 +80,7 @@ def trainer_after_first_epoch(device_type, waiting_share):
 def test_auto_stays_with_the_workers_where_there_is_only_a_cpu(folder):
     data = module(folder, "auto")
     data.trainer = trainer_after_first_epoch("cpu", 0.5)
-    data._choose_place()
+    data._choose_place(data.trainer)
     assert data.augmentation_place == "cpu"
     assert data.state_dict() == {}
 
@@ -89,7 +89,7 @@ def test_auto_decides_after_the_first_epoch_and_a_resumed_run_keeps_the_choice(f
     monkeypatch.setattr("segplan.patches.datamodule.measure", lambda *_: Sides(0.2, 0.02, 0.001, 0.02))
     data = module(folder, "auto", num_workers=2)
     data.trainer = trainer_after_first_epoch("cuda", 0.4)
-    data._choose_place()
+    data._choose_place(data.trainer)
     assert data.augmentation_place == "accelerator"
     assert data.train_dataset().on_device
     resumed = module(folder, "auto")
@@ -104,10 +104,10 @@ def test_a_run_resumed_at_an_epochs_start_decides_after_the_epoch_that_it_can_me
     data.trainer = trainer_after_first_epoch("cuda", 0.4)
     measured = data.trainer.callback_metrics
     data.trainer.callback_metrics = {}
-    data._choose_place()
+    data._choose_place(data.trainer)
     assert data.state_dict() == {}
     data.trainer.callback_metrics = measured
-    data._choose_place()
+    data._choose_place(data.trainer)
     assert data.augmentation_place == "accelerator"
 
 
