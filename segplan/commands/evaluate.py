@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dataset-json", type=Path, help="label names (default: dataset.json beside the reference folder)"
     )
+    parser.add_argument("--metrics", default="", help="beyond Dice and IoU: volume, nsd, hd95, assd, lesions, or all")
+    parser.add_argument("--nsd-tolerance", default="2", help="mm (default 2), or by class: liver:3,tumour:1")
+    parser.add_argument(
+        "--lesion-overlap", type=float, default=0.0, help="share of a lesion that counts as found (default: one voxel)"
+    )
     parser.add_argument("--num-workers", type=int, default=None, help="processes (default: the cores at hand)")
 
 
@@ -24,5 +29,13 @@ def run(options: argparse.Namespace) -> int:
 
     more = {} if options.num_workers is None else {"num_workers": options.num_workers}
     return evaluate(
-        options.prediction, options.reference, options.output, options.label_map, options.dataset_json, **more
+        options.prediction,
+        options.reference,
+        options.output,
+        options.label_map,
+        options.dataset_json,
+        metrics=[word.strip() for word in options.metrics.strip("[]").split(",") if word.strip()],
+        nsd_tolerance=options.nsd_tolerance,
+        lesion_overlap=options.lesion_overlap,
+        **more,
     )

@@ -14,6 +14,7 @@ from segplan.dataset.labels import Labels
 from segplan.errors import ImageError, Problem, VerificationError, WorkerError
 from segplan.evaluation.metrics import Targets, case_metrics
 from segplan.evaluation.renumbering import read_renumbering, renumber
+from segplan.evaluation.spatial_metrics import MetricSettings, spatial_metrics
 from segplan.evaluation.summary import CaseResult, summarize
 from segplan.imaging import IMAGE_ENDINGS, Image, read_label_map, split_ending
 from segplan.imaging.image import corner_shift
@@ -48,6 +49,8 @@ def evaluate_folder(
     labels: Labels | Targets | None = None,
     label_map: Path | None = None,
     num_workers: int | None = None,
+    *,
+    settings: MetricSettings | None = None,
 ) -> Evaluation:
     """Evaluate every case of a folder.
 
@@ -57,6 +60,7 @@ def evaluate_folder(
         labels: what to evaluate; None: every value but 0 found in the references.
         label_map: YAML file {predicted value: reference value}; values that it lacks become background.
         num_workers: processes; 0 evaluates in this one. None chooses by the number of cases and processors.
+        settings: metrics beyond the overlap; None: none.
 
     Raises:
         VerificationError: cases without a partner, files that cannot be read, or grids that differ: all at once.
@@ -67,11 +71,11 @@ def evaluate_folder(
     targets = labels if isinstance(labels, Targets) else None if labels is None else Targets.from_labels(labels)
     workers = _choose_workers(len(pairs), num_workers)
     if targets is None:
-        found = _run(_reference_values, [(pair,) for pair in pairs], workers)
+        found = run_cases(_reference_values, [(pair,) for pair in pairs], workers)
         _raise_problems([item for item in found if isinstance(item, Problem)], reference)
         targets = Targets.from_values([value for item in found if not isinstance(item, Problem) for value in item])
     renumbering = None if label_map is None else read_renumbering(label_map, known_values(targets))
-    outcomes = _run(evaluate_pair, [(pair, targets, renumbering) for pair in pairs], workers)
+    outcomes = run_cases(evaluate_pair, [(pair, targets, renumbering, settings) for pair in pairs], workers)
     problems = [problem for outcome in outcomes for problem in outcome[1]]
     _raise_problems(problems, prediction)
     summary = summarize([result for result, _ in outcomes if result is not None])
@@ -109,7 +113,7 @@ def known_values(targets: Targets) -> set[int]:
 
 
 def evaluate_pair(
-    pair: Pair, targets: Targets, renumbering: Mapping[int, int] | None
+    pair: Pair, targets: Targets, renumbering: Mapping[int, int] | None, settings: MetricSettings | None = None
 ) -> tuple[CaseResult | None, list[Problem]]:
     """Evaluate one case; what is wrong with it comes back as problems."""
     try:
@@ -122,6 +126,9 @@ def evaluate_pair(
     predicted = prediction.array if renumbering is None else renumber(prediction.array, renumbering)
     problems += _value_problems(pair.identifier, predicted, targets)
     metrics = case_metrics(predicted, reference.array, targets)
+    if settings is not None and settings.groups:
+        spatial = spatial_metrics(predicted[0], reference.array[0], reference.spacing, targets, settings)
+        metrics = {key: values | spatial[key] for key, values in metrics.items()}
     return CaseResult(metrics, str(pair.prediction), str(pair.reference)), problems
 
 
@@ -198,8 +205,18 @@ def _choose_workers(cases: int, wanted: int | None) -> int:
     return 0 if cases < _FEW_CASES else min(available_cpus(), 8)
 
 
-def _run(function: Any, arguments: Sequence[tuple[Any, ...]], workers: int) -> list[Any]:
-    """Results of the calls in order, by a pool of processes or, with no workers, one after another here."""
+def run_cases(function: Any, arguments: Sequence[tuple[Any, ...]], workers: int | None) -> list[Any]:
+    """Results of the calls in order, by a pool of processes or, with no workers, one after another here.
+
+    Args:
+        function: may be pickled.
+        arguments: of each call, with the case first.
+        workers: processes; None chooses by the number of cases and processors.
+
+    Raises:
+        WorkerError: a process died.
+    """
+    workers = _choose_workers(len(arguments), workers)
     if workers <= 0:
         return [function(*each) for each in arguments]
     try:

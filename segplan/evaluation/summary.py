@@ -1,5 +1,6 @@
 """The summary of a set of cases in the shape of nnU-Net's summary.json."""
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from segplan.evaluation.metrics import METRICS
-from segplan.imaging import atomic_write
+from segplan.imaging import atomic_write, split_ending
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,9 @@ def summarize(cases: Sequence[CaseResult]) -> dict[str, Any]:
         `foreground_mean`, `mean` by target, and `metric_per_case`.
     """
     keys = list(cases[0].metrics) if cases else []
-    means = {
-        key: {metric: _nanmean([case.metrics[key][metric] for case in cases]) for metric in METRICS} for key in keys
-    }
-    foreground = {metric: _mean([means[key][metric] for key in keys]) for metric in METRICS}
+    names = tuple(cases[0].metrics[keys[0]]) if keys else METRICS
+    means = {key: {name: _nanmean([case.metrics[key][name] for case in cases]) for name in names} for key in keys}
+    foreground = {name: _mean([means[key][name] for key in keys]) for name in names}
     per_case = [
         {
             "metrics": {key: dict(case.metrics[key]) for key in keys},
@@ -66,6 +66,31 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
     """
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(summary, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def write_csv(path: Path, summary: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """Write the metrics of every case and target, a row each; undefined values are left empty.
+
+    Args:
+        path: of the file.
+        summary: as of `summarize`.
+        names: a name for each target key.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    rows = [
+        (split_ending(Path(case["prediction_file"]).name)[0], names.get(key, key), key, values)
+        for case in summary["metric_per_case"]
+        for key, values in case["metrics"].items()
+    ]
+    metrics = list(rows[0][3]) if rows else list(METRICS)
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "class", "label", *metrics])
+        for case, name, key, values in rows:
+            shown = ["" if math.isnan(values[metric]) else values[metric] for metric in metrics]
+            writer.writerow([case, name, key, *shown])
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -9,8 +9,19 @@ from rich.console import Console
 from rich.table import Table
 
 from segplan.dataset import Labels
-from segplan.errors import DatasetError
-from segplan.evaluation import Evaluation, cases_counted, evaluate_folder, mean_over_occurring, write_summary
+from segplan.errors import ConfigError, DatasetError
+from segplan.evaluation import (
+    GROUPS,
+    Evaluation,
+    MetricSettings,
+    Targets,
+    cases_counted,
+    evaluate_folder,
+    mean_over_occurring,
+    write_csv,
+    write_summary,
+)
+from segplan.evaluation.metrics import METRICS
 from segplan.jobs.console import is_terminal, print_table
 
 COLUMNS = ("class", "Dice", "IoU", "cases")
@@ -23,6 +34,9 @@ def run(
     label_map: Path | None = None,
     dataset_json: Path | None = None,
     *,
+    metrics: Sequence[str] = (),
+    nsd_tolerance: str = "2",
+    lesion_overlap: float = 0.0,
     num_workers: int | None = None,
 ) -> int:
     """Evaluate a folder of predictions, or one file.
@@ -35,6 +49,9 @@ def run(
         label_map: YAML file {predicted value: reference value}; values that it lacks become background.
         dataset_json: where labels and their names come from; by default dataset.json beside the reference folder, else
             every value found in the references is a class.
+        metrics: groups of metrics beyond the overlap (`segplan.evaluation.GROUPS`), or "all".
+        nsd_tolerance: mm, or by class: "liver:3,tumour:1" (others: 2 mm).
+        lesion_overlap: share of a lesion that must be covered for it to count as found; 0: one voxel.
         num_workers: processes; None chooses.
 
     Returns:
@@ -46,29 +63,61 @@ def run(
         DatasetError: the dataset.json is wrong.
     """
     labels = _labels(reference, dataset_json)
-    evaluation = evaluate_folder(prediction, reference, labels, label_map, num_workers)
+    settings = metric_settings(metrics, nsd_tolerance, lesion_overlap, labels)
+    evaluation = evaluate_folder(prediction, reference, labels, label_map, num_workers, settings=settings)
     target = _summary_path(prediction, output)
     if target is not None:
         write_summary(target, evaluation.summary)
+        write_csv(target.with_suffix(".csv"), evaluation.summary, evaluation.targets.names)
     for note in evaluation.notes:
         print(f"{note.case}: {note.what}. {note.remedy}")
-    _show(table_rows(evaluation))
+    _show((*COLUMNS[:-1], *settings.names, COLUMNS[-1]), table_rows(evaluation))
     if target is not None:
-        print(f"written: {target}")
+        print(f"written: {target} and {target.with_suffix('.csv').name}")
     return 0
 
 
 def table_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Rows of the table under `COLUMNS`: one a class, then the mean over the classes that occur."""
+    """Rows of the table: class, metrics, cases; one a class, then the mean over the classes that occur."""
     summary, rows = evaluation.summary, []
+    shown = ("Dice", "IoU", *(name for name in summary["foreground_mean"] if name not in METRICS))
     for key, name in evaluation.targets.names.items():
         means = summary["mean"][key]
         label = name if name == f"label {key}" else f"{name} {key}"
-        rows.append((label, _number(means["Dice"]), _number(means["IoU"]), str(cases_counted(summary, key))))
-    means_of_all = [_number(mean_over_occurring(summary, metric)) for metric in ("Dice", "IoU")]
+        rows.append((label, *(_number(means[name]) for name in shown), str(cases_counted(summary, key))))
+    means_of_all = [_number(mean_over_occurring(summary, name)) for name in shown]
     absent = sum(math.isnan(means["Dice"]) for means in summary["mean"].values())
     mean_name = "mean foreground" + (f" (without {absent} that never occur)" if absent else "")
     return [*rows, (mean_name, *means_of_all, str(len(summary["metric_per_case"])))]
+
+
+def metric_settings(
+    metrics: Sequence[str], nsd_tolerance: str, lesion_overlap: float, labels: Labels | None
+) -> MetricSettings:
+    """The settings that the words of the command line mean.
+
+    Raises:
+        ConfigError: there is no such metric or class, or a value is no number.
+    """
+    asked = [word for word in metrics if word not in ("dice", "iou")]
+    groups = tuple(GROUPS) if "all" in asked else tuple(dict.fromkeys(asked))
+    targets = None if labels is None else Targets.from_labels(labels)
+    keys = {} if targets is None else {name: key for key, name in targets.names.items()}
+    general, by_key = MetricSettings().tolerance_mm, {}
+    for entry in nsd_tolerance.strip("{}[]").split(","):
+        name, _, value = entry.rpartition(":")
+        try:
+            tolerance = float(value)
+        except ValueError as error:
+            raise ConfigError(f"{entry} is no distance", "nsd_tolerance", "Give mm, or class:mm,class:mm.") from error
+        name = name.strip()
+        if not name:
+            general = tolerance
+        elif targets is not None and name not in keys and name not in targets.values:
+            raise ConfigError(f"there is no class {name}", "nsd_tolerance", f"There are {', '.join(keys)}.")
+        else:
+            by_key[keys.get(name, name)] = tolerance
+    return MetricSettings(groups, general, by_key, lesion_overlap)
 
 
 def _labels(reference: Path, dataset_json: Path | None) -> Labels | None:
@@ -97,13 +146,13 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def _show(rows: Sequence[tuple[str, ...]]) -> None:
+def _show(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
     """A table on a terminal, else aligned text."""
     if not is_terminal():
-        print_table(COLUMNS, rows)
+        print_table(columns, rows)
         return
     table = Table(box=None, pad_edge=False)
-    for column in COLUMNS:
+    for column in columns:
         table.add_column(column, justify="left" if column == "class" else "right")
     for index, row in enumerate(rows):
         table.add_row(*row, style="bold" if index == len(rows) - 1 else None)
