@@ -42,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Maps values to pixels along an axis of `length` that starts at `start`."""
 
     low: float
@@ -52,6 +52,7 @@ class _Scale:
     length: float
 
     def __call__(self, value: float) -> float:
+        """Where a value stands; beyond the ends, at the end."""
         low, high, at = (self._warped(each) for each in (self.low, self.high, value))
         share = 0.5 if high <= low else (at - low) / (high - low)
         return self.start + min(max(share, 0.0), 1.0) * self.length
@@ -102,7 +103,7 @@ def histogram(values: Sequence[float], label: str, unit: str) -> str:
     for value in values:
         counts[min(bins - 1, int((value - low) / span))] += 1
     top, height = 22, 84
-    scale = _Scale(low, low + bins * span, False, _MARGIN, WIDTH - 2 * _MARGIN)
+    scale = Scale(low, low + bins * span, False, _MARGIN, WIDTH - 2 * _MARGIN)
     width = scale.length / bins
     bars = []
     for place, count in enumerate(counts):
@@ -115,8 +116,8 @@ def histogram(values: Sequence[float], label: str, unit: str) -> str:
                 f'width="{max(width - 1, 0.5):.1f}" height="{tall:.1f}">'
                 f"<title>{count} cases, {escape(between)} {escape(unit)}</title></rect>"
             )
-    body = [_text(_MARGIN, 12, f"{label} ({unit})"), *bars, *_axis(scale, top + height, whole=whole)]
-    return _svg(top + height + _AXIS, f"{label}: {number(min(values))} to {number(max(values))} {unit}", body)
+    body = [text(_MARGIN, 12, f"{label} ({unit})"), *bars, *axis(scale, top + height, whole=whole)]
+    return svg(top + height + _AXIS, f"{label}: {number(min(values))} to {number(max(values))} {unit}", body)
 
 
 def box_chart(rows: Sequence[Row], label: str, unit: str) -> str:
@@ -125,13 +126,13 @@ def box_chart(rows: Sequence[Row], label: str, unit: str) -> str:
     log = min(values) > 0 and max(values) > _LOG_FROM * min(values)
     dense = len(rows) > _DENSE_FROM  # then names stand to the left of their boxes, not above
     left, step = (_NAMES_WIDTH, _DENSE_ROW) if dense else (_MARGIN, _ROW)
-    scale = _Scale(min(values), max(values), log, left, WIDTH - _MARGIN - left)
-    body = [_text(_MARGIN, 12, f"{label} ({unit}{', log scale' if log else ''})")]
+    scale = Scale(min(values), max(values), log, left, WIDTH - _MARGIN - left)
+    body = [text(_MARGIN, 12, f"{label} ({unit}{', log scale' if log else ''})")]
     for place, row in enumerate(rows):
         body.append(_box(row, scale, 22 + place * step, unit, dense=dense))
     bottom = 24 + len(rows) * step
-    body += _axis(scale, bottom)
-    return _svg(bottom + _AXIS, label, body)
+    body += axis(scale, bottom)
+    return svg(bottom + _AXIS, label, body)
 
 
 def range_chart(cases: Sequence[tuple[str, float, float, float]], label: str) -> str:
@@ -151,9 +152,9 @@ def range_chart(cases: Sequence[tuple[str, float, float, float]], label: str) ->
     log = floor >= 0 and bool(positive) and top_value > _LOG_FROM * positive[len(positive) // 2]
     low = max(floor, positive[0] * 1e-3) if log else floor
     height, top, left = 130, 20, 44
-    scale = _Scale(low, top_value, log, 0, height)
+    scale = Scale(low, top_value, log, 0, height)
     gap = (WIDTH - left - _MARGIN) / len(ordered)
-    body = [_text(_MARGIN, 12, f"{label}{' (log scale)' if log else ''}")]
+    body = [text(_MARGIN, 12, f"{label}{' (log scale)' if log else ''}")]
     for tick in scale.ticks():
         y = top + height - scale(tick)
         body.append(f'<line class="grid" x1="{left}" x2="{WIDTH - _MARGIN}" y1="{y:.1f}" y2="{y:.1f}"/>')
@@ -167,10 +168,10 @@ def range_chart(cases: Sequence[tuple[str, float, float, float]], label: str) ->
             f'stroke-width="{min(6.0, max(0.7, gap * 0.6)):.1f}"/>'
             f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="{min(2.5, max(0.9, gap * 0.45)):.1f}"/></g>'
         )
-    return _svg(top + height + 8, label, body)
+    return svg(top + height + 8, label, body)
 
 
-def _box(row: Row, scale: _Scale, top: float, unit: str, *, dense: bool) -> str:
+def _box(row: Row, scale: Scale, top: float, unit: str, *, dense: bool) -> str:
     low, first, middle, last, high = (scale(value) for value in row.box)
     centre, half = (top + 7, 4) if dense else (top + 24, 6)
     longest = 17 if dense else 44
@@ -180,7 +181,7 @@ def _box(row: Row, scale: _Scale, top: float, unit: str, *, dense: bool) -> str:
     )
     parts = [
         f"<g><title>{escape(hint)}</title>",
-        _text(_MARGIN, top + 10, _shortened(row.name, longest), "name"),
+        text(_MARGIN, top + 10, _shortened(row.name, longest), "name"),
         f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{centre}" y2="{centre}" stroke="{row.colour}" stroke-width="2"/>',
         f'<rect x="{first:.1f}" y="{centre - half}" width="{max(last - first, 2):.1f}" height="{2 * half}" rx="2" '
         f'fill="{row.colour}" fill-opacity="0.75"/>',
@@ -201,7 +202,8 @@ def _shortened(name: str, longest: int) -> str:
     return name if len(name) <= longest else f"{name[:half]}…{name[-half:]}"
 
 
-def _axis(scale: _Scale, y: float, *, whole: bool = False) -> list[str]:
+def axis(scale: Scale, y: float, *, whole: bool = False) -> list[str]:
+    """A horizontal axis with its numbers below."""
     parts = [f'<line class="axis" x1="{scale.start}" x2="{WIDTH - _MARGIN}" y1="{y}" y2="{y}"/>']
     for tick in scale.ticks(whole=whole):
         x = scale(tick)
@@ -211,10 +213,12 @@ def _axis(scale: _Scale, y: float, *, whole: bool = False) -> list[str]:
     return parts
 
 
-def _text(x: float, y: float, text: str, kind: str = "head") -> str:
-    return f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>'
+def text(x: float, y: float, words: str, kind: str = "head") -> str:
+    """A line of text; its kind is a class of the page's style."""
+    return f'<text class="{kind}" x="{x}" y="{y}">{escape(words)}</text>'
 
 
-def _svg(height: float, label: str, body: Sequence[str]) -> str:
+def svg(height: float, label: str, body: Sequence[str]) -> str:
+    """The whole picture, `WIDTH` wide."""
     size = f'viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(label, quote=True)}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(body)}</svg>'

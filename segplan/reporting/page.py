@@ -1,7 +1,9 @@
-"""One self-contained HTML page: its head and style, tables and tiles. Nothing is loaded, and no script runs."""
+"""One self-contained HTML page: its head and style, tables and tiles. Nothing is loaded."""
 
 from collections.abc import Sequence
 from html import escape
+
+from segplan.reporting.sortable import SCRIPT, script_hash
 
 _STYLE = """
 :root{color-scheme:light dark;--back:#f6f7f9;--card:#fff;--text:#1d2127;--dim:#5c6570;--line:#dde1e6;--bar:#4a7fd0;
@@ -40,7 +42,7 @@ td:first-child{min-width:7rem}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.w{min-width:14rem;overflow-wrap:anywhere}
 .tag{display:inline-block;padding:0 .45rem;border-radius:6px;font-size:.8rem;font-weight:600;white-space:nowrap}
-.tag.bad{background:var(--bad-back);color:var(--bad)}.tag.note{background:var(--note-back);color:var(--note)}
+.tag.good{background:var(--good-back);color:var(--good)}.tag.bad{background:var(--bad-back);color:var(--bad)}.tag.note{background:var(--note-back);color:var(--note)}
 .key{display:inline-block;width:.8em;height:.8em;border-radius:3px;margin-right:.45em;vertical-align:-.05em}
 .legend{display:flex;flex-wrap:wrap;gap:.3rem 1.1rem;margin:.4rem 0 .8rem}
 .legend label{cursor:pointer}
@@ -53,6 +55,19 @@ figure{margin:0;background:var(--card);border:1px solid var(--line);border-radiu
 #outlines:not(:checked)~.shots .over{display:none}
 figcaption{padding:.45rem .6rem .55rem;font-size:.8rem;line-height:1.35;overflow-wrap:anywhere}
 figcaption b{color:var(--text);display:block;font-weight:600}
+.panel.tall{max-height:34rem;overflow:auto}
+.tall thead th{position:sticky;top:0;background:var(--card)}
+th button{all:unset;cursor:pointer}th button:focus-visible{outline:2px solid var(--bar)}
+th[aria-sort=ascending] button::after{content:" \\2191"}th[aria-sort=descending] button::after{content:" \\2193"}
+.planes{display:grid;margin-top:.6rem;gap:.8rem;grid-template-columns:repeat(auto-fill,minmax(min(100%,30rem),1fr))}
+.planes figure{display:flex;flex-direction:column}
+.planes .row{display:flex;background:#000;align-items:center;justify-content:center;gap:2px;min-height:8rem}
+.planes .shot{aspect-ratio:auto;flex:1 1 0;min-width:0}
+.hides-ref:not(:checked)~.planes .ref,.hides-pred:not(:checked)~.planes .pred{display:none}
+code,pre{font:.85rem/1.5 ui-monospace,SFMono-Regular,Consolas,monospace;overflow-wrap:anywhere}
+pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:.7rem .9rem;margin:.4rem 0 .8rem;
+white-space:pre-wrap}
+details.run{border-top:1px solid var(--line);margin-top:1.6rem}details.run>summary{font-size:1.2rem}
 summary{cursor:pointer;margin:.8rem 0;font-weight:600}
 footer{margin-top:2.5rem;color:var(--dim);font-size:.85rem}
 @media (max-width:640px){.stacks,.stacks tbody,.stacks tr,.stacks td{display:block}.stacks thead{display:none}
@@ -62,18 +77,21 @@ footer{margin-top:2.5rem;color:var(--dim);font-size:.85rem}
 """
 
 
-def page(title: str, body: Sequence[str]) -> str:
-    """The whole page; `body` is HTML, `title` is text."""
+def page(title: str, body: Sequence[str], *, sorts: bool = False) -> str:
+    """The whole page; `body` is HTML, `title` is text. Its only script, if it `sorts`, is that of sortable tables."""
+    policy = f" script-src '{script_hash()}';" if sorts else ""
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width,initial-scale=1">',
             """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; """
-            'img-src data:">',
+            f'img-src data:;{policy}">'
+            if policy
+            else 'img-src data:">',
             f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main>",
             *body,
-            "</main></body></html>\n",
+            f"</main>{f'<script>{SCRIPT}</script>' if sorts else ''}</body></html>\n",
         ]
     )
 

@@ -19,8 +19,8 @@ _IGNORED = (150, 150, 150)
 _ANISOTROPIC = 1.2
 _WINDOW_ROOM = 1.5  # so that the surroundings are seen too
 _OUTLINE = 2  # pixels
-_AXES = {"S": 0, "I": 0, "A": 1, "P": 1, "L": 2, "R": 2}  # the lower goes from top to bottom
-_NAMES = ("axial", "coronal", "sagittal")
+AXES = {"S": 0, "I": 0, "A": 1, "P": 1, "L": 2, "R": 2}  # the lower goes from top to bottom
+PLANE_NAMES = ("axial", "coronal", "sagittal")
 _MOST_COLOURS = 255
 
 
@@ -42,7 +42,7 @@ class Thumbnail:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """How a slice is laid out: seen from the feet with the patient's front or head up, as radiologists are used to.
 
     Attributes:
@@ -76,7 +76,7 @@ def draw_thumbnail(image: Image, indices: NDArray[np.uint16] | None, labels: Lab
     axis = _sliced_axis(image)
     index = image.array.shape[axis + 1] // 2 if indices is None else busiest_slice(indices, axis)
     codes = "" if image.geometry.dimension == 2 else axis_codes(image.geometry)[::-1]
-    view = _view(codes, axis, index)
+    view = view_of(codes, axis, index)
     extents = [image.array.shape[other + 1] * image.spacing[other] for other in range(3) if other != axis]
     height, width = _pixels(extents[::-1] if view.turned else extents)
     plane = None if indices is None else view.cut(indices)
@@ -84,7 +84,7 @@ def draw_thumbnail(image: Image, indices: NDArray[np.uint16] | None, labels: Lab
     buffer = io.BytesIO()
     base.save(buffer, "JPEG", quality=_JPEG_QUALITY)
     outlines = None if plane is None else _outlines(plane, (height, width), labels)
-    name = f"{_NAMES[_AXES[codes[axis]]]} slice {index + 1} of {image.array.shape[axis + 1]}" if codes else ""
+    name = f"{PLANE_NAMES[AXES[codes[axis]]]} slice {index + 1} of {image.array.shape[axis + 1]}" if codes else ""
     return Thumbnail(buffer.getvalue(), outlines, (width, height), name)
 
 
@@ -103,18 +103,18 @@ def _sliced_axis(image: Image) -> int:
     return int(np.argmax(image.spacing))
 
 
-def _view(codes: str, axis: int, index: int) -> _View:
+def view_of(codes: str, axis: int, index: int) -> View:
     """The view of a slice; `codes` says where the axes (z, y, x) point, "" for a 2D picture."""
     if not codes:
-        return _View(axis, index, False, (False, False))
+        return View(axis, index, False, (False, False))
     row, column = (codes[other] for other in range(3) if other != axis)
-    turned = _AXES[row] > _AXES[column]
+    turned = AXES[row] > AXES[column]
     if turned:
         row, column = column, row
-    return _View(axis, index, turned, (row in "SAR", column in "SAR"))
+    return View(axis, index, turned, (row in "SAR", column in "SAR"))
 
 
-def _picture(image: Image, view: _View, labels: NDArray[np.uint16] | None) -> Any:
+def _picture(image: Image, view: View, labels: NDArray[np.uint16] | None) -> Any:
     from PIL import Image as Pillow
 
     planes = np.nan_to_num(view.cut(image.array), posinf=0, neginf=0)

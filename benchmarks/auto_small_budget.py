@@ -1,0 +1,142 @@
+"""One command from a raw dataset to a selected, exported model and a report; killed twice on the way.
+
+    python benchmarks/auto_small_budget.py DATASET_FOLDER WORKSPACE [cases=30] [budget=2x4] [key=value …]
+
+`segplan auto` is started on the first cases of the dataset (0: all), asked to stop (SIGTERM) once a first fold trains,
+started again, killed (SIGKILL) in a later fold, and started again. Then every number of the report is compared with
+scores counted here from the label maps, with SimpleITK and numpy alone. The budget is small: Dice is not the point.
+"""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+CONFIGURATIONS = ("2d", "3d_fullres")
+SMALL = ("data.num_workers=0", "inference.mirror=false", "trainer.accelerator=cpu")
+POLL_SECONDS = 1.0
+
+
+class Tables(HTMLParser):
+    """The rows of the sortable tables by the heading above them: (heading of the run, values of the cells)."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.rows: list[tuple[str, list[str]]] = []
+        self._title, self._in_title = "", False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note titles, rows and cells."""
+        values = dict(attrs)
+        if tag in ("summary", "h2"):
+            self._title, self._in_title = "", True
+        elif tag == "tr":
+            self.rows.append((self._title, []))
+        elif tag == "td" and "data-value" in values:
+            self.rows[-1][1].append(values["data-value"] or "")
+
+    def handle_endtag(self, tag: str) -> None:
+        """A title ends."""
+        if tag in ("summary", "h2"):
+            self._in_title = False
+
+    def handle_data(self, data: str) -> None:
+        """A title's words."""
+        if self._in_title:
+            self._title += data
+
+
+def main(words: list[str]) -> int:
+    """Run and compare; returns 0 if all numbers agree."""
+    source, workspace, *rest = words
+    options = dict(word.split("=", 1) for word in rest if word.startswith(("cases=", "budget=")))
+    overrides = [word for word in rest if not word.startswith(("cases=", "budget="))]
+    dataset = take_cases(Path(source), Path(workspace) / "raw", int(options.get("cases", "30")))
+    budget = options.get("budget", "2x4")
+    command = [sys.executable, "-m", "segplan.cli", "auto", str(dataset), f"budget={budget}", *SMALL, *overrides]
+    command += [f"configurations=[{','.join(CONFIGURATIONS)}]", f"workspace={workspace}"]
+    print(" ".join(command), flush=True)
+    runs = Path(workspace) / "runs" / dataset.name
+    begun = time.monotonic()
+    stop_in(command, runs / CONFIGURATIONS[0] / "default" / "fold_0", signal.SIGTERM)
+    stop_in(command, runs / CONFIGURATIONS[0] / "default" / "fold_2", signal.SIGKILL)
+    code = subprocess.call(command)
+    print(f"exit code {code}, {time.monotonic() - begun:.0f} s in all", flush=True)
+    return code or compare(Path(workspace), dataset)
+
+
+def take_cases(source: Path, folder: Path, count: int) -> Path:
+    """A dataset of links to the first cases."""
+    target = folder / source.name
+    if target.exists():
+        return target
+    cases = sorted(path.name.split(".")[0] for path in (source / "labelsTr").glob("*.nii.gz"))[: count or None]
+    for name in ("imagesTr", "labelsTr"):
+        (target / name).mkdir(parents=True)
+    for case in cases:
+        for path in (*(source / "imagesTr").glob(f"{case}_0*"), source / "labelsTr" / f"{case}.nii.gz"):
+            (target / path.parent.name / path.name).symlink_to(path.resolve())
+    description = json.loads((source / "dataset.json").read_text()) | {"numTraining": len(cases)}
+    (target / "dataset.json").write_text(json.dumps(description))
+    return target
+
+
+def stop_in(command: list[str], fold: Path, number: signal.Signals) -> None:
+    """Start the command and end it with a signal once `fold` trains."""
+    process = subprocess.Popen(command)
+    while process.poll() is None and not (fold / "metrics.csv").is_file():
+        time.sleep(POLL_SECONDS)
+    if process.poll() is None:
+        process.send_signal(number)
+        print(f"\n{number.name} to segplan auto while {fold.name} trains", flush=True)
+    print(f"it ended with {process.wait()}", flush=True)
+
+
+def compare(workspace: Path, dataset: Path) -> int:
+    """Compare the report's cases with counts made here; returns 0 if they agree to the last bit."""
+    page = (workspace / "models" / f"{dataset.name}_report.html").read_text(encoding="utf-8")
+    labels = json.loads((dataset / "dataset.json").read_text())["labels"]
+    values = sorted(value for value in labels.values() if value)
+    cases = {path.name.removesuffix(".nii.gz") for path in (dataset / "labelsTr").iterdir()}
+    compared, wrong, titles = 0, 0, set()
+    for title, row in Tables(page).rows:
+        if len(row) < 3 + 3 * len(values) or row[0] not in cases:
+            continue
+        titles.add(title)
+        folder = workspace / "runs" / dataset.name / title / "default" / f"fold_{row[1]}" / "validation"
+        dice = dice_of(folder / f"{row[0]}.nii.gz", dataset / "labelsTr" / f"{row[0]}.nii.gz", values)
+        shown = [float(cell) if cell else math.nan for cell in row[3 : 3 + 3 * len(values) : 3]]
+        compared += len(values)
+        wrong += sum(a != b and not (math.isnan(a) and math.isnan(b)) for a, b in zip(shown, dice, strict=True))
+    expected = len(cases) * len(values) * len(CONFIGURATIONS)
+    model = workspace / "models" / f"{dataset.name}.zip"
+    print(
+        f"{compared} of {expected} Dice values of {sorted(titles)} compared, {wrong} differ; "
+        f"{model} has {model.stat().st_size} bytes"
+    )
+    return 0 if compared == expected and not wrong else 1
+
+
+def dice_of(prediction: Path, reference: Path, values: list[int]) -> list[float]:
+    """2 |A ∩ B| / (|A| + |B|) of each label value; NaN where both are empty."""
+    found, expected = (sitk.GetArrayFromImage(sitk.ReadImage(str(path))) for path in (prediction, reference))
+    scores = []
+    for value in values:
+        both = int(np.logical_and(found == value, expected == value).sum())
+        total = int((found == value).sum()) + int((expected == value).sum())
+        scores.append(2 * both / total if total else math.nan)
+    return scores
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1:]))

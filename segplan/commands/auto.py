@@ -1,0 +1,113 @@
+"""`segplan auto DATASET`."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HELP = "plan, train all folds, select, export a model and write a report; stopped at any moment it goes on"
+
+_OF_PLANNING = ("planner", "stages", "num_workers", "name", "split", "verify", "fingerprint")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the job's arguments."""
+    parser.add_argument("dataset", help="the raw dataset's folder, or the name of a planned one")
+    parser.add_argument("override", nargs="*", help="key=value of every training; planner… and split… go to planning")
+    parser.add_argument(
+        "--budget", help="100 (epochs), 100x50 (epochs of 50 batches), or 12h (30min, 2d) for all folds"
+    )
+    parser.add_argument("--configurations", help="such as [2d,3d_fullres]; default: all that are planned")
+    parser.add_argument("--folds", help="such as [0,1,2]; default: all; all: train on every case, without scores")
+    parser.add_argument("--run", dest="run_name", default="default", help="name of the runs' folders")
+    parser.add_argument("--workspace", default=None, help="default $SEGPLAN_WORKSPACE, else ./workspace")
+    parser.add_argument("--dry-run", action="store_true", help="print the steps with time and disk, and run none")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the job; returns the exit code."""
+    from segplan.entry.locations import workspace_folder
+    from segplan.jobs.auto import plan_first, show
+    from segplan.jobs.auto import run as auto
+    from segplan.jobs.auto_budget import parse_budget
+    from segplan.jobs.auto_steps import AutoSettings
+    from segplan.jobs.console import workspace_word
+
+    workspace = workspace_folder([f"workspace={options.workspace}"] if options.workspace else [])
+    budget = parse_budget(options.budget)
+    planning = [word for word in options.override if _key(word).split(".")[0].split("@")[0] in _OF_PLANNING]
+    training = [word for word in options.override if word not in planning]
+    dataset = Path(options.dataset).expanduser()
+    group = _group(dataset.resolve().name if dataset.is_dir() else options.dataset, planning)
+    planned = (workspace / "plan" / group / "_dataset.yaml").is_file()
+    if dataset.is_dir() and not (options.dry_run and planned):
+        words = ["plan", f"dataset={dataset.resolve()}", *planning, *workspace_word(workspace)]
+        if code := plan_first(words, _execute, only=options.dry_run):
+            return code
+    settings = AutoSettings(
+        workspace, group, _listed(options.configurations), _listed(options.folds), training, run=options.run_name
+    )
+
+    def compose(plan: str, overrides: Sequence[str]) -> Mapping[str, Any]:
+        return _compose(plan, overrides, workspace)
+
+    return show(settings, budget, compose) if options.dry_run else auto(settings, budget, _execute, compose)
+
+
+def _group(dataset: str, planning: Sequence[str]) -> str:
+    """DATASET or DATASET/NAME, as planning names it."""
+    values = {_key(word): word.partition("=")[2] for word in planning}
+    planner = values.get("planner", "default")
+    name = values.get("name", "" if planner == "default" else planner)
+    return f"{dataset}/{name}" if name else dataset
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
+
+
+def _listed(text: str | None) -> list[str] | None:
+    return None if text is None else [item.strip() for item in text.strip("[] ").split(",") if item.strip()]
+
+
+def _compose(plan: str, overrides: Sequence[str], workspace: Path) -> Mapping[str, Any]:
+    from omegaconf import OmegaConf
+
+    from segplan.entry.arguments import quote
+    from segplan.entry.compose import compose_job
+
+    config = compose_job("train", [f"plan={quote(plan)}", *overrides], workspace)
+    plain = OmegaConf.to_container(config, resolve=True)
+    return {str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {}
+
+
+def _execute(words: Sequence[str]) -> int:
+    """Run `segplan WORDS` in a process of its own, and hand on what stops this one.
+
+    A Ctrl-C of the terminal reaches both; other signals reach this process alone.
+    """
+    import signal
+    import subprocess
+    import sys
+    from types import FrameType
+
+    from segplan.entry.environment import child_environment
+
+    received: list[int] = []
+    with subprocess.Popen([sys.executable, "-m", "segplan.cli", *words], env=child_environment()) as child:
+
+        def hand_on(number: int, frame: FrameType | None) -> None:
+            received.append(number)
+            if number != signal.SIGINT:
+                child.send_signal(number)
+
+        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+        before = {name: signal.signal(signal.Signals[name], hand_on) for name in names}
+        try:
+            code = child.wait()
+        finally:
+            for name, handler in before.items():
+                signal.signal(signal.Signals[name], handler)
+    if received:
+        return 128 + received[0]
+    return code if code >= 0 else 128 - code

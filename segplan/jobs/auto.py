@@ -1,0 +1,191 @@
+"""The job `segplan auto`: from a raw dataset to a selected, exported model and a report, by the ordinary commands.
+
+Each step is a command in a process of its own. What is done is seen from the files that the steps leave, so the same
+call goes on wherever it was stopped. Folds train one after another on this machine (`train` is one function: a launcher
+for a cluster takes its place).
+"""
+
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from segplan.errors import RunError
+from segplan.jobs.auto_budget import Budget, epochs_within
+from segplan.jobs.auto_estimate import Estimate, estimate
+from segplan.jobs.auto_steps import (
+    AutoSettings,
+    Step,
+    chosen_configurations,
+    folds_of,
+    is_done,
+    list_steps,
+    read_record,
+    write_record,
+)
+from segplan.jobs.console import print_table
+from segplan.jobs.fold_states import fold_state
+
+_POLL_SECONDS = 5.0
+_FIRST_SIGNAL_CODE = 128
+_USER_MISTAKE = 2
+_OWN = "own_overrides"  # of the record
+
+Execute = Callable[[Sequence[str]], int]
+Compose = Callable[[str, Sequence[str]], Mapping[str, Any]]
+
+
+def run(settings: AutoSettings, budget: Budget, execute: Execute, compose: Compose) -> int:
+    """Do every step that is not done; returns the exit code.
+
+    A training that fails does not keep the others from running, but nothing is selected then.
+
+    Args:
+        settings: what is to be made.
+        budget: how much training.
+        execute: runs `segplan WORDS` and returns its exit code.
+        compose: gives the training configuration of a plan with overrides.
+
+    Raises:
+        SegplanError: what is asked for cannot be made.
+    """
+    settings = with_budget(settings, budget, compose)
+    steps = list_steps(settings)
+    failed: list[str] = []
+    for number, step in enumerate(steps, start=1):
+        recorded = read_record(settings)
+        if is_done(step, settings, recorded):
+            print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
+            continue
+        if failed and step.kind not in ("train", "cascade"):
+            break
+        print(f"[{number}/{len(steps)}] {step.name}: segplan {shlex.join(step.words)}", flush=True)
+        code = _do(step, settings, execute)
+        if code >= _FIRST_SIGNAL_CODE or code == _USER_MISTAKE or code < 0:
+            print(f"segplan: auto stops at {step.name}; the same command goes on", file=sys.stderr)
+            return code if code >= 0 else 1
+        if code:
+            failed.append(step.name)
+            continue
+        write_record(settings, {**read_record(settings), step.name: list(step.words)})
+    if failed:
+        dataset = settings.group.split("/")[0]
+        print(f"segplan: failed: {', '.join(failed)}; segplan jobs {dataset} says why", file=sys.stderr)
+        return 1
+    print(f"model   {settings.model_file}\nreport  {settings.report_file}")
+    return 0
+
+
+def plan_first(words: Sequence[str], execute: Execute, *, only: bool = False) -> int:
+    """Plan and preprocess with the words of `segplan plan`; `only` plan, where the steps are but to be shown."""
+    if only:
+        print("not planned yet: planning it now, which is quick; nothing else is run", flush=True)
+        return execute([*words, "stages=[verify,fingerprint,plan]"])
+    return execute(words)
+
+
+def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
+    """Print the steps with an estimate of time and disk, and run none; returns the exit code.
+
+    Raises:
+        SegplanError: what is asked for cannot be made.
+    """
+    settings = with_budget(settings, budget, compose, keep=False)
+    recorded = read_record(settings)
+    estimates: dict[str, tuple[Estimate, int]] = {}
+    rows, seconds, disk = [], 0.0, 0
+    for step in list_steps(settings):
+        done = is_done(step, settings, recorded)
+        cells = ["done" if done else "to do", "", "", shlex.join(["segplan", *step.words])]
+        if step.kind in ("train", "cascade") and not done:
+            configuration = step.plan.rpartition("/")[2]
+            trainings = 1 if step.kind == "train" else len(folds_of(settings, configuration))
+            if step.plan not in estimates:
+                estimates[step.plan] = _estimate(settings, configuration, compose)
+            found, epochs = estimates[step.plan]
+            left = _epochs_left(step, settings, epochs)
+            seconds += found.epoch_seconds * left * trainings
+            disk += found.disk_bytes * trainings
+            cells[1:3] = [_duration(found.epoch_seconds * left * trainings), _size(found.disk_bytes * trainings)]
+        rows.append([step.name, *cells])
+    print_table(["step", "state", "training", "disk", "command"], rows)
+    for plan, (found, epochs) in estimates.items():
+        print(f"{plan}: {epochs} epochs, {_duration(found.epoch_seconds)} each ({found.basis})")
+    place = next(path for path in (settings.workspace, *settings.workspace.parents) if path.is_dir())
+    free = shutil.disk_usage(place).free
+    print(f"in all about {_duration(seconds)} of training, and {_size(disk)} of disk; {_size(free)} are free")
+    if disk > free:
+        print("note: that is more than is free; name another workspace=")
+    return 0
+
+
+def with_budget(settings: AutoSettings, budget: Budget, compose: Compose, *, keep: bool = True) -> AutoSettings:
+    """The settings with the budget as overrides; hours become epochs once, and are kept for the next start."""
+    if budget.seconds is None:
+        return replace(settings, overrides=[*budget.overrides(), *settings.overrides])
+    chosen = chosen_configurations(settings)
+    recorded = read_record(settings).get(_OWN, {})
+    key = f"{budget.seconds:g} {' '.join(chosen)} {' '.join(settings.overrides)}"
+    if recorded.get("for") != key:
+        share = budget.seconds / len(chosen)
+        epochs = {}
+        for name in chosen:
+            found, _ = _estimate(settings, name, compose)
+            epochs[name] = epochs_within(share, found.epoch_seconds, len(folds_of(settings, name)))
+        recorded = {"for": key, "epochs": epochs}
+        if keep:
+            write_record(settings, {**read_record(settings), _OWN: recorded})
+    own = {name: [f"trainer.max_epochs={count}"] for name, count in recorded["epochs"].items()}
+    return replace(settings, own_overrides=own)
+
+
+def _do(step: Step, settings: AutoSettings, execute: Execute) -> int:
+    if step.kind == "train":
+        _wait_for_other(step, settings)
+    if step.kind == "export":
+        settings.model_file.unlink(missing_ok=True)  # made from an older selection, or by another call
+    code = execute(step.words)
+    if code == 0 and step.kind == "train":
+        state = fold_state(settings.workspace, step.plan, settings.run, step.fold)
+        if state.status != "done":
+            what = f"ended well, but its fold is {state.status} ({state.detail})"
+            raise RunError(what, state.folder, "Call the same command again.")
+    return code
+
+
+def _wait_for_other(step: Step, settings: AutoSettings) -> None:
+    """Wait while another process trains the fold: a killed `auto` leaves the one that it started."""
+    told = False
+    while (state := fold_state(settings.workspace, step.plan, settings.run, step.fold)).status == "running":
+        if not told:
+            print(f"is being trained already ({state.detail}): waiting for its end", flush=True)
+            told = True
+        time.sleep(_POLL_SECONDS)
+
+
+def _estimate(settings: AutoSettings, configuration: str, compose: Compose) -> tuple[Estimate, int]:
+    plan = f"{settings.group}/{configuration}"
+    config = compose(plan, [*settings.overrides, *settings.own_overrides.get(configuration, ())])
+    found = estimate(settings.workspace, plan, config, len(folds_of(settings, configuration)))
+    return found, int(config["trainer"]["max_epochs"])
+
+
+def _epochs_left(step: Step, settings: AutoSettings, epochs: int) -> int:
+    if step.kind != "train":
+        return epochs
+    return max(0, epochs - fold_state(settings.workspace, step.plan, settings.run, step.fold).epoch)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.2g} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

@@ -1,0 +1,210 @@
+"""The steps of `segplan auto`: ordinary segplan commands, and how to see that one is done."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from segplan.errors import ConfigError, PlanError
+from segplan.evaluation.selection_file import SELECTION_FILE
+from segplan.imaging import atomic_write
+from segplan.jobs.console import workspace_word
+from segplan.jobs.fold_states import fold_state, number_of_folds, planned_configurations
+
+CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
+RECORD_FILE = "auto.json"
+Kind = Literal["train", "cascade", "select", "export", "report"]
+
+
+@dataclass(frozen=True)
+class AutoSettings:
+    """What is to be made.
+
+    Args:
+        workspace: the workspace's folder.
+        group: DATASET or DATASET/NAME.
+        configurations: to train; None: all of the plan that can be.
+        folds: of each; None: all of its splits.
+        overrides: `key=value` words of every training.
+        own_overrides: those of one configuration, on top.
+        run: name of the runs.
+    """
+
+    workspace: Path
+    group: str
+    configurations: Sequence[str] | None = None
+    folds: Sequence[str] | None = None
+    overrides: Sequence[str] = ()
+    own_overrides: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    run: str = "default"
+
+    @property
+    def folder(self) -> Path:
+        """Of the dataset's runs."""
+        return self.workspace / "runs" / self.group
+
+    @property
+    def selection_file(self) -> Path:
+        """What `segplan select` writes."""
+        return self.folder / SELECTION_FILE
+
+    @property
+    def model_file(self) -> Path:
+        """The exported model."""
+        return self.workspace / "models" / f"{self.group.replace('/', '_')}.zip"
+
+    @property
+    def report_file(self) -> Path:
+        """The report."""
+        return self.workspace / "models" / f"{self.group.replace('/', '_')}_report.html"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of its own.
+
+    Args:
+        kind: what it does.
+        name: for people.
+        words: of the command, after `segplan`.
+        plan: DATASET/[NAME/]CONFIGURATION, of a training.
+        fold: of a training.
+    """
+
+    kind: Kind
+    name: str
+    words: tuple[str, ...]
+    plan: str = ""
+    fold: str = ""
+
+
+def list_steps(settings: AutoSettings) -> list[Step]:
+    """All steps, in an order in which they can run.
+
+    Raises:
+        PlanError: nothing is planned, or no configuration can be trained.
+        ConfigError: a configuration or fold does not exist.
+    """
+    place = workspace_word(settings.workspace)
+    named = [] if settings.run == "default" else [f"run={settings.run}"]
+    chosen = chosen_configurations(settings)
+    steps = []
+    for configuration in chosen:
+        words = [*settings.overrides, *settings.own_overrides.get(configuration, ())]
+        plan = f"{settings.group}/{configuration}"
+        if configuration == CASCADE:
+            name = settings.group.partition("/")[2]
+            own = [*([f"name={name}"] if name else []), f"folds={','.join(folds_of(settings, CASCADE))}"]
+            dataset = settings.group.split("/")[0]
+            cascade = ("cascade", dataset, *own, *named, *words, *place)
+            steps.append(Step("cascade", f"cascade {plan}", cascade, plan))
+            continue
+        # The second stage trains on what each fold of the first made of the cases that it did not see.
+        whole = replace(settings, folds=None) if configuration == LOWRES and CASCADE in chosen else settings
+        for fold in folds_of(whole, configuration):
+            train = ("train", f"plan={plan}", f"fold={fold}", *named, *words, *place)
+            steps.append(Step("train", f"train {plan} fold {fold}", train, plan, fold))
+    return [*steps, *_last_steps(settings, chosen, [*named, *place])]
+
+
+def chosen_configurations(settings: AutoSettings) -> list[str]:
+    """The configurations to train, the first stage of a cascade before it.
+
+    Raises:
+        PlanError, ConfigError: as `list_steps`.
+    """
+    depth = settings.group.count("/") + 2
+    plans = planned_configurations(settings.workspace, settings.group.split("/")[0])
+    nodes = {
+        address.split("/")[-1]: node
+        for address, node in plans.items()
+        if address.startswith(f"{settings.group}/") and address.count("/") + 1 == depth
+    }
+    if not nodes:
+        raise PlanError("is not planned", settings.group, "Name the raw dataset's folder: segplan auto FOLDER.")
+    able = [name for name, node in nodes.items() if node.get("runnable") is not False]
+    wanted = able if settings.configurations is None else list(settings.configurations)
+    if unknown := [name for name in wanted if name not in able]:
+        what = f"{unknown[0]} is not planned" if unknown[0] not in nodes else f"{unknown[0]} cannot be trained"
+        raise ConfigError(what, "configurations", f"Planned: {', '.join(able)}.")
+    if not wanted:
+        raise PlanError("no configuration can be trained", settings.group, "segplan explain says why.")
+    if CASCADE in wanted and LOWRES not in wanted and LOWRES in able:
+        wanted.append(LOWRES)
+    return sorted(wanted, key=lambda name: (name == CASCADE, name))
+
+
+def folds_of(settings: AutoSettings, configuration: str) -> list[str]:
+    """The folds to train of a configuration; `all` where the dataset has none.
+
+    Raises:
+        ConfigError: a fold does not exist.
+    """
+    count = number_of_folds(settings.workspace, f"{settings.group}/{configuration}")
+    known = [str(number) for number in range(count)] or ["all"]
+    chosen = known if settings.folds is None else settings.folds
+    if unknown := [fold for fold in chosen if fold not in known and fold != "all"]:
+        raise ConfigError(f"there is no fold {unknown[0]}", "folds", f"Folds: {', '.join(known)}.")
+    return list(chosen)
+
+
+def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any]) -> bool:
+    """Whether a step was done by these very words, and what it made is there and newer than what it was made from."""
+    if list(step.words) != recorded.get(step.name):
+        return False
+    if step.kind == "train":
+        return fold_state(settings.workspace, step.plan, settings.run, step.fold).status == "done"
+    if step.kind == "cascade":
+        folds = folds_of(settings, CASCADE)
+        return all(fold_state(settings.workspace, step.plan, settings.run, fold).status == "done" for fold in folds)
+    if step.kind == "select":
+        summaries = settings.folder.glob("*/*/fold_*/validation/summary.json")
+        return _is_newer(settings.selection_file, list(summaries))
+    if step.kind == "export":
+        return _is_newer(settings.model_file, [settings.selection_file])
+    return False
+
+
+def read_record(settings: AutoSettings) -> dict[str, Any]:
+    """Which steps are done, by name: the words that did them; and what was decided on the way."""
+    try:
+        content = json.loads((settings.folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_record(settings: AutoSettings, record: Mapping[str, Any]) -> None:
+    """Keep the record for the next start.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    with atomic_write(settings.folder / RECORD_FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _last_steps(settings: AutoSettings, chosen: Sequence[str], words: Sequence[str]) -> list[Step]:
+    """From the trainings to a model and a page; without cross-validation there is nothing to select."""
+    place = [word for word in words if word.startswith("workspace=")]
+    validated = any(fold != "all" for configuration in chosen for fold in folds_of(settings, configuration))
+    steps = []
+    source = str(settings.selection_file)
+    if validated:
+        folds = [] if settings.folds is None else [f"folds=[{','.join(settings.folds)}]"]
+        select = ("select", settings.group, f"configurations=[{','.join(chosen)}]", *folds, *words)
+        steps.append(Step("select", "select", select))
+    else:
+        source = str(settings.folder / chosen[0] / settings.run)
+    export = ("export-model", source, str(settings.model_file), *place)
+    report = ("report", settings.group, f"output={settings.report_file}", *place)
+    return [*steps, Step("export", "export model", export), Step("report", "report", report)]
+
+
+def _is_newer(path: Path, sources: Sequence[Path]) -> bool:
+    try:
+        made = path.stat().st_mtime_ns
+        return all(source.stat().st_mtime_ns <= made for source in sources)
+    except OSError:
+        return False

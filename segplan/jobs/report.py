@@ -1,0 +1,160 @@
+"""The job `segplan report`: one HTML page about a run, or about all runs of a dataset."""
+
+import json
+import math
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from segplan.errors import ConfigError, SegplanError
+from segplan.evaluation import mean_over_occurring
+from segplan.imaging import atomic_write
+from segplan.jobs.fold_states import fold_states, planned_configurations
+from segplan.jobs.report_gather import Explain, gather_run
+from segplan.reporting.report_data import ReportLook, RunLook, SelectionLook
+from segplan.reporting.report_page import report_page
+
+_MOST_ILLUSTRATED = 3  # runs with pictures: more make the page slow to open
+
+
+def run(target: str, output: Path | None, workspace: Path, explain: Explain, command: Sequence[str]) -> int:
+    """Write the page; returns the exit code.
+
+    Args:
+        target: a run's folder, or DATASET[/NAME][/CONFIGURATION[/RUN]].
+        output: the page; None: DATASET_report.html in the working folder.
+        workspace: the workspace's folder; a run's folder brings its own.
+        explain: says how a plan came about, in a workspace: `explain(address)`.
+        command: the words that called this, for the page.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
+    workspace, runs = find_runs(target, workspace)
+    dataset = runs[0][0].split("/")[0]
+    looks = _best_first([gather_run(workspace, plan, name, explain, pictures=0) for plan, name in runs])
+    each = 2 if len(looks) > 1 else 3
+    shown = [gather_run(workspace, look.plan, look.run, explain, each) for look in looks[:_MOST_ILLUSTRATED]]
+    looks[:_MOST_ILLUSTRATED] = shown
+    path = output or Path(f"{dataset}_report.html")
+    description, count = _describe(workspace, runs[0][0])
+    made = f"Made on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
+    # One run alone is not what a selection is about.
+    selection = (
+        None if len(runs) == 1 and Path(target).is_dir() else _selection(workspace, runs[0][0].rpartition("/")[0])
+    )
+    report = ReportLook(dataset, description, made, shlex.join(command), looks, selection, count)
+    with atomic_write(path) as temporary:
+        temporary.write_text(report_page(report), encoding="utf-8")
+    for look in looks:
+        _print(look)
+    print(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    return 0
+
+
+def find_runs(target: str, workspace: Path) -> tuple[Path, list[tuple[str, str]]]:
+    """The workspace and the (plan, run) pairs that `target` means.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    folder = Path(target).expanduser().absolute()
+    if folder.name.startswith("fold_"):
+        folder = folder.parent
+    if any(folder.glob("fold_*/config.yaml")):
+        parts = folder.parts
+        place = len(parts) - 1 - parts[::-1].index("runs") if "runs" in parts else 0
+        if place and 3 <= len(parts) - place - 1 <= 4:
+            return Path(*parts[:place]), [("/".join(parts[place + 1 : -1]), parts[-1])]
+        raise ConfigError("is no run of a workspace", folder, "Name WORKSPACE/runs/DATASET/CONFIGURATION/RUN.")
+    words = target.strip("/").split("/")
+    states = fold_states(workspace, words[0])
+    pairs = list(dict.fromkeys((state.plan, state.run) for state in states if state.folder.is_dir()))
+    chosen = [pair for pair in pairs if f"{pair[0]}/{pair[1]}/".startswith("/".join(words) + "/")]
+    if chosen:
+        return workspace, chosen
+    known = sorted({path.name for path in (workspace / "runs").glob("*/")})
+    planned = ", ".join(planned_configurations(workspace, words[0]))
+    if planned:
+        remedy = f"Train one: segplan train plan={planned.split(', ')[0]} fold=0."
+    else:
+        remedy = f"Trained: {', '.join(known)}." if known else "Train a model, or name its workspace: workspace=DIR."
+    raise ConfigError("nothing is trained", f"{target} in {workspace}", remedy)
+
+
+def _best_first(looks: list[RunLook]) -> list[RunLook]:
+    def key(look: RunLook) -> tuple[int, float, str]:
+        mean = mean_over_occurring(look.summary()) if look.cases else math.nan
+        return (len(look.validated) == 0, math.inf if math.isnan(mean) else -mean, look.title)
+
+    return sorted(looks, key=key)
+
+
+def _describe(workspace: Path, plan: str) -> tuple[str, int | None]:
+    """A line about the dataset and the number of its training cases, from the copy beside the plan."""
+    from segplan.jobs.plan_description import read_plan_description
+
+    try:
+        description = read_plan_description((workspace / "plan" / plan).parent / "dataset.json")
+    except SegplanError:
+        return "", None
+    raw = description.raw
+    licence = raw.get("licence") or raw.get("license")
+    words = [str(raw.get("description") or ""), ", ".join(description.channel_names), str(licence or "")]
+    count = raw.get("numTraining")
+    return " · ".join(word for word in words if word), count if isinstance(count, int) else None
+
+
+def _selection(workspace: Path, group: str) -> SelectionLook | None:
+    """What `segplan select` wrote for the dataset, where it can be read."""
+    from segplan.evaluation.selection_file import SELECTION_FILE, read_selection
+
+    path = workspace / "runs" / group / SELECTION_FILE
+    try:
+        selection = read_selection(path)
+    except SegplanError:
+        return None
+    compared = _compared(path.with_name("selection.json"))
+    members = [
+        f"{member.plan}, run {member.run}, folds {', '.join(map(str, member.folds))}, {member.checkpoint} weights"
+        for member in selection.members
+    ]
+    steps = [_in_words(step.to_json()) for step in selection.postprocessing]
+    return SelectionLook(
+        members,
+        steps,
+        selection.scores,
+        path.name,
+        candidates=compared.get("candidates") or {},
+        best=str(compared.get("best") or ""),
+        metric=str(compared.get("metric") or "Dice"),
+        after=compared.get("best_after_postprocessing"),
+    )
+
+
+def _in_words(step: Mapping[str, Any]) -> str:
+    """`keep largest component: labels 1, 2`."""
+    values = {key: value for key, value in step.items() if key != "operation"}
+    parts = [
+        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in values.items()
+    ]
+    return f"{str(step.get('operation')).replace('_', ' ')}: {'; '.join(parts)}"
+
+
+def _compared(path: Path) -> dict[str, Any]:
+    """The summaries that a selection leaves beside it; empty where they are gone."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _print(look: RunLook) -> None:
+    done = sum(fold.status == "done" for fold in look.folds)
+    mean = f"Dice {mean_over_occurring(look.summary()):.4f}, {len(look.cases)} cases" if look.cases else "no scores yet"
+    print(f"{look.title}: {done} of {len(look.folds)} folds done, {mean}")
+    for note in look.notes:
+        print(f"  {note}")

@@ -1,0 +1,188 @@
+"""`segplan auto`: which steps there are, which are done, and what happens when one fails or is stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+from report_workspace import DATASET, plan_files, validated_fold
+
+from segplan.errors import ConfigError, PlanError
+from segplan.jobs import auto
+from segplan.jobs.auto_budget import Budget, epochs_within, parse_budget
+from segplan.jobs.auto_estimate import measured_epoch, step_seconds
+from segplan.jobs.auto_steps import AutoSettings, list_steps, read_record
+
+CONFIG = {"trainer": {"max_epochs": 3, "limit_train_batches": 4, "accelerator": "cpu"}}
+
+
+class Commands:
+    """Does what the commands would leave behind, and notes which were called."""
+
+    def __init__(self, workspace, codes=None):
+        self.workspace, self.codes, self.called = workspace, codes or {}, []
+
+    def __call__(self, words):
+        self.called.append(" ".join(words[:3]))
+        code = self.codes.pop(self.called[-1], 0)
+        if code:
+            return code
+        if words[0] == "train":
+            validated_fold(self.workspace, int(words[2].removeprefix("fold=")))
+        if words[0] == "select":
+            (self.workspace / "runs" / DATASET / "inference.yaml").write_text("dataset: x\n")
+        if words[0] in ("export-model", "report"):
+            path = Path(words[2].removeprefix("output="))
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("")
+        return 0
+
+
+def compose(plan, overrides):
+    return CONFIG
+
+
+@pytest.fixture
+def settings(tmp_path):
+    validated_fold(tmp_path, 0)
+    plan_files(tmp_path, "3d_fullres")
+    return AutoSettings(tmp_path, DATASET)
+
+
+FOLDS = [f"train plan={DATASET}/3d_fullres fold={fold}" for fold in (0, 1)]
+
+
+def run(settings, commands):
+    return auto.run(settings, Budget(), commands, compose)
+
+
+def test_all_steps_run_once_in_order_and_the_page_is_made_again(settings):
+    commands = Commands(settings.workspace)
+    assert run(settings, commands) == 0
+    assert commands.called[:2] == FOLDS
+    assert [word.split()[0] for word in commands.called[2:]] == ["select", "export-model", "report"]
+    again = Commands(settings.workspace)
+    assert run(settings, again) == 0
+    assert [word.split()[0] for word in again.called] == ["report"]
+
+
+@pytest.mark.parametrize("code", [143, 130, 2, -9])
+def test_a_step_that_is_stopped_or_refused_ends_it_and_the_same_call_goes_on(settings, code):
+    commands = Commands(settings.workspace, {FOLDS[1]: code})
+    assert run(settings, commands) == (code if code > 0 else 1)
+    assert commands.called == FOLDS
+    again = Commands(settings.workspace)
+    assert run(settings, again) == 0
+    assert again.called[0] == FOLDS[1]
+
+
+def test_a_fold_that_fails_keeps_no_other_from_training_but_nothing_is_selected(settings, capsys):
+    commands = Commands(settings.workspace, {FOLDS[0]: 1})
+    assert run(settings, commands) == 1
+    assert commands.called == FOLDS
+    assert f"failed: train {DATASET}/3d_fullres fold 0" in capsys.readouterr().err
+
+
+def test_other_overrides_are_tried_again(settings):
+    assert run(settings, Commands(settings.workspace)) == 0
+    commands = Commands(settings.workspace)
+    assert run(AutoSettings(settings.workspace, DATASET, overrides=["seed=1"]), commands) == 0
+    assert commands.called[:2] == FOLDS
+
+
+def test_a_new_summary_makes_selection_and_model_anew(settings):
+    assert run(settings, Commands(settings.workspace)) == 0
+    summary = settings.folder / "3d_fullres" / "default" / "fold_1" / "validation" / "summary.json"
+    summary.write_text(summary.read_text())
+    commands = Commands(settings.workspace)
+    assert run(settings, commands) == 0
+    assert [word.split()[0] for word in commands.called] == ["select", "export-model", "report"]
+
+
+def test_a_cascade_comes_after_every_fold_of_its_first_stage(settings):
+    plan_files(settings.workspace, "3d_lowres", "3d_cascade_fullres")
+    chosen = AutoSettings(settings.workspace, DATASET, configurations=["3d_cascade_fullres"], folds=["1"])
+    steps = list_steps(chosen)
+    assert [step.kind for step in steps] == ["train", "train", "cascade", "select", "export", "report"]
+    assert [step.fold for step in steps[:2]] == ["0", "1"]
+    assert "folds=1" in steps[2].words
+
+
+def test_training_on_all_cases_exports_the_run_without_selecting(settings):
+    steps = list_steps(AutoSettings(settings.workspace, DATASET, folds=["all"]))
+    assert [step.kind for step in steps] == ["train", "export", "report"]
+    assert steps[1].words[1] == str(settings.folder / "3d_fullres" / "default")
+
+
+def test_hours_become_epochs_once_and_are_kept(settings, monkeypatch):
+    found = auto.Estimate(36.0, "", 0)
+    monkeypatch.setattr(auto, "_estimate", lambda *given: (found, 1000))
+    first = auto.with_budget(settings, parse_budget("2h"), compose)
+    assert first.own_overrides == {"3d_fullres": ["trainer.max_epochs=100"]}  # 7200 s over two folds of 36 s an epoch
+    monkeypatch.setattr(auto, "_estimate", lambda *given: (auto.Estimate(1.0, "", 0), 1000))
+    assert auto.with_budget(settings, parse_budget("2h"), compose) == first
+    assert read_record(settings)["own_overrides"]["epochs"] == {"3d_fullres": 100}
+    assert json.loads((settings.folder / "auto.json").read_text())
+
+
+def test_steps_are_shown_with_what_is_left(settings, capsys, monkeypatch):
+    monkeypatch.setattr(auto, "_estimate", lambda *given: (auto.Estimate(60.0, "as told", 2_000_000_000), 10))
+    assert auto.show(settings, Budget(), compose) == 0
+    out = capsys.readouterr().out
+    assert "10 epochs, 60 s each (as told)" in out
+    assert "in all about 17 min of training, and 4.0 GB of disk" in out  # 3 of the 10 epochs of fold 0 are done
+    assert not (settings.folder / "auto.json").exists()
+
+
+def test_an_epoch_that_was_measured_is_believed_only_of_equal_batches(settings):
+    import yaml
+
+    config = yaml.safe_load((settings.folder / "3d_fullres/default/fold_0/config.yaml").read_text())
+    assert measured_epoch(settings.workspace, f"{DATASET}/3d_fullres", config) == 30.0
+    config["data"]["batch_size"] += 1
+    assert measured_epoch(settings.workspace, f"{DATASET}/3d_fullres", config) is None
+
+
+def test_a_step_is_timed_on_the_networks_own_patch(settings):
+    import yaml
+
+    config = yaml.safe_load((settings.folder / "3d_fullres/default/fold_0/config.yaml").read_text())
+    parameters, seconds = step_seconds(config)
+    assert parameters > 1000
+    assert seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        (None, Budget()),
+        ("100", Budget(100)),
+        ("5x20", Budget(5, 20)),
+        ("30min", Budget(seconds=1800)),
+        ("1.5h", Budget(seconds=5400)),
+        ("2d", Budget(seconds=172800)),
+    ],
+)
+def test_a_budget_is_epochs_or_time(text, budget):
+    assert parse_budget(text) == budget
+
+
+@pytest.mark.parametrize("text", ["", "0", "5x0", "-3", "soon", "3 weeks", "0h"])
+def test_what_is_no_budget_is_refused(text):
+    with pytest.raises(ConfigError, match="budget"):
+        parse_budget(text)
+
+
+def test_time_for_too_few_epochs_is_refused_with_what_is_needed():
+    assert epochs_within(36_000, 36, 10) == 100
+    assert epochs_within(1e9, 36, 10) == 1000
+    with pytest.raises(ConfigError, match=r"at least 1\.0h"):
+        epochs_within(3000, 36, 10)
+
+
+def test_what_is_not_planned_or_not_there_is_refused(settings):
+    with pytest.raises(PlanError, match="is not planned"):
+        list_steps(AutoSettings(settings.workspace, "Dataset998_None"))
+    with pytest.raises(ConfigError, match="Planned: 3d_fullres"):
+        list_steps(AutoSettings(settings.workspace, DATASET, configurations=["2d"]))
+    with pytest.raises(ConfigError, match="Folds: 0, 1"):
+        list_steps(AutoSettings(settings.workspace, DATASET, folds=["5"]))
