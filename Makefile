@@ -1,11 +1,11 @@
-# `make demo` sets everything up and runs the main job end to end; `make test` passes the tests.
+# `make demo` sets everything up and runs the main job end to end; `make test` passes the tests, `make docs` builds site/.
 # Variables: PYTHON (3.11 or newer), VENV, and TORCH for another build, e.g. TORCH="torch --index-url URL".
 PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch
 PIP = $(VENV)/bin/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -19,8 +19,11 @@ lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+
 clean:
-	rm -rf demo workspace $(VENV)
+	rm -rf demo workspace site $(VENV)
 
 # Torch first, pinned by the constraints: otherwise pip takes the newest build with gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
