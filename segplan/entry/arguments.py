@@ -17,6 +17,7 @@ PATH_KEYS = frozenset(
         "input",
         "output",
         "previous_stage",
+        "selection",
     )
 ) | {"finetune.checkpoint", "planner.adopt", "split.group_by"}
 _NEVER_LISTS = frozenset(("split.group_by",))
@@ -29,6 +30,13 @@ def quote_paths(arguments: Sequence[str], plans: Collection[str] = (), *, multir
     exists. With `multirun`, commas of `plan=` separate choices unless the whole value is the name of one of `plans`.
     """
     return [_quote_argument(argument, plans, multirun) for argument in arguments]
+
+
+def name_selection(argument: str) -> str:
+    """`inference=FILE.yaml`, which is no choice of the group `inference`, as `selection=FILE.yaml`."""
+    key, _, value = argument.partition("=")
+    is_file = key == "inference" and value.strip("'\"").lower().endswith((".yaml", ".yml"))
+    return f"selection={value}" if is_file else argument
 
 
 def quote(value: str) -> str:

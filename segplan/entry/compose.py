@@ -200,7 +200,14 @@ def _problem_of(override: Override, base: DictConfig) -> str | None:
 
 _USUAL = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
 _FREE_NAMES = ("plan.labels.",)
-_SEVERAL_TYPES = ("fold", "inference.mirror", "planner.gpu_memory_gb", "trainer.devices", "trainer.limit_val_batches")
+_SEVERAL_TYPES = (
+    "fold",
+    "inference.mirror",
+    "planner.gpu_memory_gb",
+    "save_probabilities",
+    "trainer.devices",
+    "trainer.limit_val_batches",
+)
 """Keys whose values may be of another type than the default; the job itself checks them."""
 
 

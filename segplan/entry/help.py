@@ -11,7 +11,11 @@ def help_text(job: str, workspace: Path) -> str:
     header = [line[1:].removeprefix(" ") for line in _leading(lines)]
     keys = [f"  {line}" for line in _keys(lines[len(header) :])]
     parts = [*header, "", "Keys (key=value; --cfg job prints the whole configuration):", *keys]
-    groups = [line.strip()[2:].split(":")[0] for line in lines if line.startswith("  - ") and "_self_" not in line]
+    groups = [
+        line.strip()[2:].removeprefix("optional ").split(":")[0]
+        for line in lines
+        if line.startswith("  - ") and "_self_" not in line
+    ]
     options = {group: sorted(file.stem for file in (configs_folder() / group).glob("*.yaml")) for group in groups}
     shown = [f"  {group}={'|'.join(names)}" for group, names in options.items() if names]
     if shown:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from segplan.entry.arguments import quote_paths
+from segplan.entry.arguments import name_selection, quote_paths
 from segplan.entry.compose import compose_job, compose_training
 from segplan.entry.environment import child_environment
 from segplan.entry.help import help_text
@@ -17,6 +17,7 @@ from segplan.entry.locations import planned, workspace_folder
 from segplan.errors import ConfigError, SegplanError, StorageError, StoreError, VerificationError
 from segplan.jobs.console import print_problems
 
+_LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # a single job may be launched too
 _HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -57,7 +58,9 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text(job, workspace))
         return 0
-    multirun = any(argument in ("-m", "--multirun") for argument in arguments)
+    multirun = any(argument in ("-m", "--multirun") or argument.startswith(_LAUNCHER) for argument in arguments)
+    if job == "predict":
+        arguments = [name_selection(argument) for argument in arguments]
     quoted = quote_paths(arguments, planned(workspace), multirun=multirun)
     if any(argument.startswith(_HYDRA_FLAGS) for argument in arguments):
         from segplan.entry.multirun import show_hydra
@@ -65,7 +68,11 @@ def _dispatch(job: str, arguments: list[str]) -> int:
         return show_hydra(job, quoted, workspace)
     if multirun:
         from segplan.entry.multirun import run_sweep
+        from segplan.entry.search import pop_sweeper, run_search
 
+        search, quoted = pop_sweeper(quoted)
+        if search is not None:
+            return run_search(search, quoted, workspace)
         return run_sweep(job, quoted, workspace)
     show = _pop_option(quoted, "--cfg", "-c")
     if show not in (None, "job"):
@@ -101,9 +108,9 @@ def run_composed(job: str, config: DictConfig) -> int:
         from segplan.jobs.predict import run as run_predict
 
         return run_predict(config)
-    from segplan.jobs.prepare import prepare_run
+    from segplan.jobs.prepare import prepare_command
 
-    command = [sys.executable, "-m", "segplan.jobs.train", str(prepare_run(config))]
+    command = prepare_command(config)
     if os.name == "nt":
         return subprocess.call(command, env=child_environment())
     sys.stdout.flush()

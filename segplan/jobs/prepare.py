@@ -1,6 +1,9 @@
 """Before a training starts: check what can be checked without torch, and write the run's configuration."""
 
+import hashlib
+import sys
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -25,6 +28,7 @@ def prepare_run(config: DictConfig) -> Path:
     Raises:
         SegplanError: whatever is wrong with configuration, plan, data or run folder; nothing is written then.
     """
+    from segplan.jobs.provenance import note_command
     from segplan.jobs.run_identity import check_run_folder, run_identity
     from segplan.jobs.training_setup import prepare_training
 
@@ -34,7 +38,20 @@ def prepare_run(config: DictConfig) -> Path:
     path = setup.folder / "config.yaml"
     with atomic_write(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+    note_command(setup.folder)
     return path
+
+
+def prepare_command(config: DictConfig) -> list[str]:
+    """`prepare_run`, and the command that trains as the written file says, and as no later version of it does."""
+    path = prepare_run(config)
+    return [sys.executable, "-m", "segplan.jobs.train", str(path), config_hash(OmegaConf.load(path))]
+
+
+def config_hash(config: Any) -> str:
+    """What tells a run's configuration from another in the same file; not `force`, which a run takes back itself."""
+    text = OmegaConf.to_yaml(OmegaConf.merge(config, {"force": False}), resolve=True, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_name(name: str) -> None:

@@ -11,9 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from segplan.errors import ModelError, RunError
 from segplan.imaging import atomic_write
 from segplan.interop.source_file import content_hash, pretrained_file
+from segplan.jobs.fold_record import RECORD_FILE
 from segplan.jobs.prepare import fold_folder
+from segplan.jobs.previous_stage import previous_stage
 
 IDENTITY_FILE = "identity.json"
+PROVENANCE_FILE = "provenance.json"
 
 _NODES = (
     "plan",
@@ -36,6 +39,8 @@ _IRRELEVANT = {
     "data.num_workers",
     "data.start_method",
     "module.compile",
+    "module.memory_format",
+    "module.oom",
     "plan.segplan_version",
     "plan.schema_version",
     "plan.planner",
@@ -45,6 +50,8 @@ _IRRELEVANT = {
     "finetune.checkpoint",
 }
 _IRRELEVANT_NODES = ("plan.planner_settings",)
+# Options that decide no weight while they are off; a run begun before there was such an option goes on.
+_IRRELEVANT_IF_NONE = {"module.ema_decay"}
 # In place of the checkpoint's path: the hash of its content.
 _SOURCE = "finetune.source"
 
@@ -59,7 +66,9 @@ def run_identity(config: DictConfig) -> dict[str, Any]:
     chosen = {node: plain[node] for node in _NODES if node in plain}
     chosen["trainer"] = {key: plain["trainer"].get(key) for key in _TRAINER_KEYS}
     decisive = [pair for pair in _flatten(chosen) if not pair[0].startswith(_IRRELEVANT_NODES)]
-    flat = {key: value for key, value in decisive if key not in _IRRELEVANT} | _source(config)
+    kept = [(key, value) for key, value in decisive if key not in _IRRELEVANT]
+    flat = {key: value for key, value in kept if value is not None or key not in _IRRELEVANT_IF_NONE} | _source(config)
+    flat |= _previous(config)
     # Through JSON, so that what is compared is what a file can hold (tuples become lists).
     identity: dict[str, Any] = json.loads(json.dumps(flat))
     return identity
@@ -109,9 +118,9 @@ def claim_run_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def start_over(folder: Path) -> None:
-    """Discard everything in RUN/fold_K but its config.yaml, and whose RUN is unless it has other folds."""
+    """Discard all in RUN/fold_K but its config.yaml and trainer's record; whose RUN it is too if it has no other folds."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name == "config.yaml":
+        if path.name in ("config.yaml", RECORD_FILE, PROVENANCE_FILE):
             continue
         if path.is_dir():
             shutil.rmtree(path)
@@ -156,6 +165,13 @@ def _source(config: DictConfig) -> dict[str, str]:
             raise
         recorded = json.loads(begun.read_text(encoding="utf-8")).get(_SOURCE)
         return {} if recorded is None else {_SOURCE: str(recorded)}
+
+
+def _previous(config: DictConfig) -> dict[str, str]:
+    """In a cascade, per fold of the first stage the hash of the weights whose segmentations are trained on."""
+    stage = previous_stage(config)
+    weights = {} if stage is None else stage.weights
+    return {f"previous_stage.fold_{fold}": digest for fold, digest in weights.items()}
 
 
 def _shared(identity: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from segplan.errors import RunError
 from segplan.imaging import atomic_write
-from segplan.jobs import training_parts
-from segplan.jobs.fold_validation import print_scores, tiling_of, validate_fold
+from segplan.jobs import training_device, training_parts
+from segplan.jobs.dashboards import Dashboards, describe_run, open_dashboards, send_scores
+from segplan.jobs.disk_space import check_disk
+from segplan.jobs.fold_validation import is_validated, print_scores, tiling_of, validate_fold
 from segplan.jobs.network_node import recorded_network
+from segplan.jobs.provenance import note_start
 from segplan.jobs.run_identity import check_checkpoint, check_run_folder, claim_run_folder, run_identity, start_over
 from segplan.jobs.training_setup import TrainingSetup, prepare_training
-from segplan.model_folder import MODEL_FILE, write_model_json, write_weights
+from segplan.model_folder import MODEL_FILE, PREVIOUS, WEIGHT_FILES, write_model_json, write_weights
 from segplan.training import load_checkpoint
 from segplan.training.callbacks import StopOnSignal, TrainingStoppedError
 
@@ -31,17 +36,19 @@ def run(config: DictConfig) -> int:
     tiling_of(setup)  # refuses now what could not be validated after the training
     if training_parts.is_first_rank():
         _print_header(setup)
-    trained = False
-    if config.mode == "train":
-        stopped_by, trained = _train(setup, identity)
-        if stopped_by is not None:
-            return _exit_code(stopped_by)
-    if training_parts.is_first_rank():
-        _validate(setup, again=trained or config.mode == "validate")
+    with open_dashboards(setup, first_rank=training_parts.is_first_rank()) as dashboards:
+        trained = False
+        if config.mode == "train":
+            stopped_by, trained = _train(setup, identity, dashboards)
+            if stopped_by is not None:
+                # The first rank's code counts. Where another leaves with one, Lightning kills all of them.
+                return _exit_code(stopped_by) if training_parts.is_first_rank() else 0
+        if training_parts.is_first_rank():
+            _validate(setup, dashboards, again=trained or config.mode == "validate")
     return 0
 
 
-def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, bool]:
+def _train(setup: TrainingSetup, identity: dict[str, Any], dashboards: Dashboards) -> tuple[str | None, bool]:
     """Train to the end; returns the signal that stopped it before, if one did, and whether there was anything to do."""
     resume = None if setup.starts_over else _checkpoint_to_resume(setup, identity)
     if resume is not None and _is_finished(load_checkpoint(resume), setup.config):
@@ -49,19 +56,28 @@ def _train(setup: TrainingSetup, identity: dict[str, Any]) -> tuple[str | None, 
             claim_run_folder(setup.folder, identity)
             _finish_writing(setup, resume)
         return None, False
+    if resume is not None:
+        setup = replace(setup, config=training_parts.as_begun(setup.config, load_checkpoint(resume)))
     module = training_parts.build_module(setup, identity, fresh=resume is None)
     data = training_parts.build_data(setup)
     stop = StopOnSignal()
-    trainer = training_parts.build_trainer(setup, stop)
+    trainer = training_parts.build_trainer(setup, stop, dashboards)
     if training_parts.is_first_rank():
+        check_disk(setup.checkpoints, module)
         _begin(setup, identity)  # not before all is built: what cannot work must not discard what is there
+        describe_run(dashboards, setup)
         print(training_parts.loader_processes(data, trainer), flush=True)
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume)
+        training_parts.fit(setup, trainer, module, data, resume)
     except TrainingStoppedError as stopped:
         where = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
-        print(f"stopped by {stopped} at {where}; saved: the same command goes on", flush=True)
+        if training_parts.is_first_rank():
+            print(f"stopped by {stopped} at {where}; saved: the same command goes on", flush=True)
         return str(stopped), True
+    except SystemExit:
+        if trainer.interrupted:  # Lightning leaves with 1 after a Ctrl-C that nothing took over
+            raise KeyboardInterrupt from None
+        raise
     if training_parts.is_first_rank():
         _write_model(setup)
     return None, True
@@ -78,14 +94,19 @@ def _begin(setup: TrainingSetup, identity: dict[str, Any]) -> None:
         start_over(setup.folder)
         _forget_force(setup)
     claim_run_folder(setup.folder, identity)
+    if setup.previous is not None:
+        setup.previous.take_along(setup.run_folder / PREVIOUS)
+    note_start(setup)
 
 
-def _validate(setup: TrainingSetup, *, again: bool) -> None:
-    summary_file = setup.folder / "validation" / "summary.json"
-    if summary_file.exists() and not again:
+def _validate(setup: TrainingSetup, dashboards: Dashboards, *, again: bool) -> None:
+    if setup.config.mode == "validate":
+        _write_weights_to_validate(setup)
+    summary_file = setup.validation / "summary.json"
+    if is_validated(setup) and not again:
         print("nothing is left to do: the fold is trained and validated")
     else:
-        validate_fold(setup)
+        send_scores(dashboards, setup, validate_fold(setup))
         if setup.config.force:
             _forget_force(setup)
     print_scores(setup, json.loads(summary_file.read_text(encoding="utf-8")))
@@ -123,11 +144,12 @@ def _finish_writing(setup: TrainingSetup, last: Path) -> None:
         _write_model(setup)
 
 
-def _write_model(setup: TrainingSetup) -> None:
+def _write_model(setup: TrainingSetup, kinds: Sequence[str] = ("best", "final")) -> None:
     """Write the run's model.json and the fold's weights for prediction; the final ones last: they say that all is."""
     config = setup.config
-    # The scores of the weights that are replaced; without them the validation is due again.
-    (setup.folder / "validation" / "summary.json").unlink(missing_ok=True)
+    for kind in kinds:
+        # The scores of the weights that are replaced; without them the validation is due again.
+        (setup.validation_of(kind) / "summary.json").unlink(missing_ok=True)
     parts = [config.dataset, *([config.plan_name] if config.plan_name else []), config.configuration]
     write_model_json(
         setup.run_folder,
@@ -138,7 +160,7 @@ def _write_model(setup: TrainingSetup) -> None:
         mirror_axes=setup.mirror_axes,
         mirror_swap=setup.mirror_swap,
     )
-    for kind in ("best", "final"):
+    for kind in kinds:
         path = setup.checkpoints / f"{kind}.ckpt"
         if path.exists():
             state = load_checkpoint(path)["state_dict"]
@@ -150,6 +172,18 @@ def _write_model(setup: TrainingSetup) -> None:
             write_weights(setup.run_folder, config.fold, weights, kind)
 
 
+def _write_weights_to_validate(setup: TrainingSetup) -> None:
+    """Of a training that was stopped, or whose best was reached since, the weights may not be written yet."""
+    checkpoint = setup.checkpoints / f"{setup.weights}.ckpt"
+    written = setup.folder / WEIGHT_FILES[setup.weights]
+    if checkpoint.exists():
+        if not written.exists() or written.stat().st_mtime_ns < checkpoint.stat().st_mtime_ns:
+            _write_model(setup, [setup.weights])
+    elif not written.exists():
+        remedy = "Run it with mode=train; ckpt=best validates the best weights of a training that was stopped."
+        raise RunError(f"the training has left no {setup.weights} weights", setup.folder, remedy)
+
+
 def _forget_force(setup: TrainingSetup) -> None:
     setup.config.force = False
     # The file too: a requeued job reads it and must not discard what this one trains.
@@ -158,16 +192,16 @@ def _forget_force(setup: TrainingSetup) -> None:
 
 
 def _exit_code(stopped_by: str) -> int:
-    """128 + the signal's number, as shells count; 1 if another rank was stopped."""
+    """128 + the signal's number, as shells count; 1 for a limit of its own."""
     number = signal.Signals.__members__.get(stopped_by)
     return 1 if number is None else 128 + number
 
 
 def _print_header(setup: TrainingSetup) -> None:
     config = setup.config
-    kind = training_parts.accelerator(config)
-    name, reason = training_parts.precision(config)
+    kind = training_device.accelerator(config)
+    name, reason = training_device.precision(config)
     device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, {torch.get_num_threads()} threads"
     cases = f"{len(setup.split.train)} train, {len(setup.split.validation)} validation cases"
-    compiled = " · compiled" if config.module.compile else ""
+    compiled = " · compiled" if config.module.compile is True else ""
     print(f"fold {config.fold} · {cases} · {device} · {name} ({reason}){compiled}", flush=True)

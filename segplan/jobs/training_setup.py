@@ -18,6 +18,7 @@ from segplan.jobs.network_node import is_own_network
 from segplan.jobs.plan_node import check_plan, labels_of, preprocessing_of, store_folder
 from segplan.jobs.predict import settings_of
 from segplan.jobs.prepare import fold_folder, run_folder
+from segplan.jobs.previous_stage import PreviousStage, previous_stage
 from segplan.planning import check_patch
 from segplan.preprocessing import CaseStore, PreprocessingPlan
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "32", "32-true", "bf16", "bf16-mixed", "16", "16-mixed")
 """What both training and the validation after it can compute in."""
+DETERMINISM = ("fast", "strict")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 
 
@@ -39,6 +41,7 @@ class TrainingSetup:
         split: the fold's cases.
         store: their preprocessed data.
         preprocessing: how these came about.
+        previous: in a cascade, the first stage, whose segmentations of the cases are inputs too.
     """
 
     config: DictConfig
@@ -46,6 +49,7 @@ class TrainingSetup:
     split: Split
     store: CaseStore
     preprocessing: PreprocessingPlan
+    previous: PreviousStage | None = None
 
     @property
     def run_folder(self) -> Path:
@@ -66,6 +70,20 @@ class TrainingSetup:
     def checkpoints(self) -> Path:
         """Where last, best and final stand."""
         return self.folder / "checkpoints"
+
+    @property
+    def weights(self) -> str:
+        """Those that validation uses: final or best."""
+        return str(self.config.get("ckpt", "final"))
+
+    @property
+    def validation(self) -> Path:
+        """Where the segmentations of the fold's validation cases stand."""
+        return self.validation_of(self.weights)
+
+    def validation_of(self, weights: str) -> Path:
+        """Where those with the `weights` final or best stand."""
+        return self.folder / ("validation" if weights == "final" else f"validation_{weights}")
 
     @property
     def starts_over(self) -> bool:
@@ -115,7 +133,7 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
     Raises:
         PlanError: the plan cannot run.
         ConfigError: the fold does not exist, the patch does not fit, or another value cannot work.
-        StoreError: data are not preprocessed.
+        StoreError: data are not preprocessed, or a cascade's first stage has not segmented them.
     """
     plan = config.plan
     check_plan(plan, "/".join(_address(config)))
@@ -126,14 +144,10 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
             f"{config.dataset}/{config.configuration}",
             "Plan one that can: python plan.py … planner.repair=true name=NAME.",
         )
-    if plan.get("previous_stage"):
-        raise PlanError(
-            "training on a previous stage's segmentations is not possible yet",
-            f"{config.dataset}/{config.configuration}",
-            "Train 3d_lowres or 3d_fullres.",
-        )
     if config.mode not in ("train", "validate"):
         raise ConfigError("there is no such mode", f"mode={config.mode}", "Use train or validate.")
+    if config.get("ckpt", "final") not in ("final", "best"):
+        raise ConfigError("there are no such weights", f"ckpt={config.ckpt}", "Use final or best.")
     _check_values(config)
     store = CaseStore(store_folder(Path(config.workspace), plan))
     available = store.identifiers()
@@ -144,7 +158,9 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
     if missing:
         what = f"{len(missing)} cases of the fold are not preprocessed, {missing[0]} among them"
         raise StoreError(what, store.folder, _plan_command(config))
-    setup = TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan))
+    setup = TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan), previous_stage(config))
+    if setup.previous is not None:
+        setup.previous.check({*split.train, *split.validation}, setup.labels)
     check_mirror_swap(config, setup.labels)
     _ = setup.inference, setup.finetune  # what cannot work is refused now, not after the training
     return setup
@@ -158,6 +174,7 @@ def _check_values(config: DictConfig) -> None:
     seed = config.seed
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise ConfigError(f"seed={seed} must be a whole number of at least 0")
+    _check_choice("determinism", str(config.get("determinism", "fast")), DETERMINISM)
     _check_choice("trainer.precision", str(config.trainer.precision), PRECISIONS)
     _check_choice("trainer.accelerator", str(config.trainer.accelerator), ACCELERATORS)
     patch = patch_sizes(config.data.get("patch_size"))

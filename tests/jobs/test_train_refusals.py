@@ -297,7 +297,7 @@ def test_probabilities_and_label_maps_agree_and_stand_in_files_of_their_own(work
     calls = []
     whole = fold_validation.sliding_window
     monkeypatch.setattr(fold_validation, "sliding_window", lambda *a: calls.append(1) or whole(*a))
-    monkeypatch.setattr(fold_validation, "segment_stored_case", None)  # would segment a second time
+    monkeypatch.setattr(fold_validation, "segment_case", None)  # would segment a second time
     assert run(changed(workspace, "mode=validate", "force=true", "validation.save_probabilities=true")) == 0
     probabilities = np.load(folder / "e.npz")["probabilities"]
     assert np.array_equal(probabilities.argmax(axis=0), expected)

@@ -1,0 +1,81 @@
+"""One job of a sweep: composed and checked, with the command that runs it and the file that takes what it prints."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from segplan.entry.arguments import quote
+from segplan.entry.compose import compose_job
+from segplan.errors import ConfigError
+from segplan.jobs.cluster import Command
+from segplan.jobs.prepare import fold_folder, prepare_command
+
+
+@dataclass(frozen=True)
+class SweepJob:
+    """What a launcher needs to know of a job.
+
+    Args:
+        words: its overrides.
+        name: what a queue shows.
+        command: what runs, and its log.
+        nodes: the machines that it runs on.
+        devices: its processes on each machine; None: one a GPU.
+    """
+
+    words: Sequence[str]
+    name: str
+    command: Command
+    nodes: int = 1
+    devices: int | None = 1
+
+
+class SweepJobs:
+    """Prepares the jobs of one sweep; no two of them may have one folder."""
+
+    def __init__(self, job: str, workspace: Path) -> None:
+        self._job, self._workspace = job, workspace
+        self._taken: dict[Path, str] = {}
+        self._others = workspace / "logs" / job / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+    def prepare(self, number: int, words: Sequence[str]) -> SweepJob:
+        """Compose a training and write its configuration; the other jobs compose where they run.
+
+        Raises:
+            SegplanError: the job cannot work.
+        """
+        if self._job == "train":
+            return self._training(compose_job("train", list(words), self._workspace), words)
+        others = [word for word in words if word.partition("=")[0] != "workspace"]
+        run = [sys.executable, "-m", "segplan.cli", self._job, *others, f"workspace={quote(str(self._workspace))}"]
+        given = dict(word.partition("=")[::2] for word in words)
+        of = given.get("plan" if self._job == "predict" else "dataset", "").strip("'\"")
+        name = f"segplan {self._job} {of if self._job == 'predict' else Path(of).name}".strip()
+        return SweepJob(words, name, Command(run, self._others / f"{number}.log"))
+
+    def _training(self, config: DictConfig, words: Sequence[str]) -> SweepJob:
+        folder = fold_folder(config)
+        if folder in self._taken:
+            what = f"its folder is also that of another job of the sweep ({self._taken[folder]})"
+            raise ConfigError(what, folder, "Add run=NAME to each and run them one by one, or sweep run= along.")
+        self._taken[folder] = " ".join(words)
+        command = prepare_command(config)
+        log = self._workspace / "logs" / folder.relative_to(self._workspace / "runs").with_suffix(".log")
+        run = [] if config.run == "default" else [str(config.run)]
+        name = "/".join([*folder.relative_to(self._workspace / "runs").parts[:-2], *run, f"fold_{config.fold}"])
+        devices, nodes = config.trainer.get("devices", 1), int(config.trainer.get("num_nodes", 1))
+        return SweepJob(words, name, Command(command, log), nodes, _processes(devices))
+
+
+def _processes(devices: Any) -> int | None:
+    """Processes a machine for Lightning's `devices`; None where that depends on the GPUs of a machine."""
+    text = str(devices)
+    if text.lstrip("-").isdigit():
+        return int(text) if int(text) > 0 else None
+    return None if text == "auto" else len(devices)
