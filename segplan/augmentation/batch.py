@@ -14,7 +14,16 @@ import torch
 from torch import Tensor
 
 from segplan.augmentation.patch_geometry import Box3
-from segplan.augmentation.spatial import OUTSIDE_LABEL, TIE, crop, cut_patch, middle_of, warp_centre
+from segplan.augmentation.spatial import (
+    OUTSIDE_LABEL,
+    TIE,
+    LabelMaps,
+    crop,
+    crop_labels,
+    cut_patch,
+    middle_of,
+    warp_centre,
+)
 from segplan.augmentation.transform import BatchTransform, Transform
 
 Size = tuple[int, int, int]
@@ -37,7 +46,7 @@ class Source:
 
 
 def read_source(
-    case: tuple[np.ndarray, np.ndarray],
+    case: tuple[np.ndarray, LabelMaps],
     params: Mapping[str, Any],
     box: Box3,
     patch_size: Size,
@@ -46,7 +55,7 @@ def read_source(
     """Copy from a case's image and labels (C or L, Z, Y, X) what the patch in the middle of `box` needs.
 
     Args:
-        case: arrays or memory maps.
+        case: image and labels, arrays or memory maps.
         params: what `Pipeline.sample` drew.
         box: where the patch was placed.
         patch_size: (z, y, x).
@@ -66,7 +75,7 @@ def read_source(
     image, labels = _shaped(out[0], size), _shaped(out[1], size)
     if spatial is None or warp is not None:
         crop(case[0], lower, image.numpy(), 0)
-        crop(case[1], lower, labels.numpy(), OUTSIDE_LABEL)
+        crop_labels(case[1], lower, labels.numpy())
     else:
         made = cut_patch(*case, box, patch_size, spatial)
         image.copy_(made[0])

@@ -99,9 +99,9 @@ def _context(
     return Context(channels, tuple(patch_size), dummy_2d, tuple(previous_labels))
 
 
-def plain_pipeline(patch_size: Sequence[int], channels: int) -> Pipeline:
+def plain_pipeline(patch_size: Sequence[int], channels: int, previous_labels: Sequence[int] = ()) -> Pipeline:
     """Return the pipeline of validation patches: cut out as they lie, -1 turned into background."""
-    return Pipeline(Context(channels, tuple(patch_size)))
+    return Pipeline(Context(channels, tuple(patch_size), previous_labels=tuple(previous_labels)))
 
 
 def _with_indices(mirror: Mirror, label_values: Sequence[int] | None) -> Mirror:

@@ -5,6 +5,7 @@ masks of a label map exclude one another, so both say the same, and the map is c
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -119,6 +120,30 @@ class CascadeRemoveComponent:
                 previous[components == small[rng.integers(len(small))]] = 0
         labels[PREVIOUS].copy_(torch.from_numpy(previous))
         return image, labels
+
+
+def previous_as_masks(labels: Tensor, previous_labels: Sequence[int], out: Tensor) -> None:
+    """Write the previous segmentation as one mask a label: what the second stage's network sees beside the image.
+
+    Args:
+        labels: (L, *spatial); channel `PREVIOUS` is the previous segmentation.
+        previous_labels: its foreground labels, in order.
+        out: (len(previous_labels), *spatial), filled with 0 and 1.
+    """
+    for mask, label in zip(out, previous_labels, strict=True):
+        mask.copy_(labels[PREVIOUS] == label)
+
+
+def with_previous_masks(images: Tensor, labels: Tensor, previous_labels: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Turn images (N, C, *spatial) and labels (N, 2, *spatial) into the second stage's input and its target.
+
+    Returns:
+        images with the masks of `previous_as_masks` as further channels, and the labels (N, 1, *spatial).
+    """
+    masks = images.new_empty((len(images), len(previous_labels), *images.shape[2:]))
+    for own_labels, own_masks in zip(labels, masks, strict=True):
+        previous_as_masks(own_labels, previous_labels, own_masks)
+    return torch.cat([images, masks], dim=1), labels[:, :PREVIOUS]
 
 
 def _in_random_order(rng: np.random.Generator, context: Context) -> list[int]:

@@ -13,7 +13,7 @@ from segplan.augmentation.batch import Source, apply_to_batch, read_source, reso
 from segplan.augmentation.mirror import Mirror
 from segplan.augmentation.outside import mask_outside, outside_to_background
 from segplan.augmentation.patch_geometry import Box3, initial_patch_size
-from segplan.augmentation.spatial import Spatial, cut_patch
+from segplan.augmentation.spatial import LabelMaps, Spatial, cut_patch
 from segplan.augmentation.transform import Context, Transform
 
 _BOX_TO_PATCH = 3  # holds most boxes at ±30°; the rest is warped where it is read
@@ -81,7 +81,7 @@ class Pipeline:
     def apply(
         self,
         image: np.ndarray,
-        labels: np.ndarray,
+        labels: LabelMaps,
         params: Params,
         box: Box3 | None = None,
         out: tuple[Tensor, Tensor] | None = None,
@@ -90,7 +90,7 @@ class Pipeline:
 
         Args:
             image: (C, Z, Y, X) float32; a whole case (memory-mapped) or a part of it.
-            labels: (L, Z, Y, X) integer, -1 outside the nonzero mask.
+            labels: see `LabelMaps`; -1 outside the nonzero mask.
             params: what `sample` drew.
             box: where the box of `initial_patch_size` lies in `image`; by default all of `image`.
             out: contiguous CPU tensors of the result's shapes to write into, such as a sample's places in a batch.
@@ -124,7 +124,7 @@ class Pipeline:
     def read(
         self,
         image: np.ndarray,
-        labels: np.ndarray,
+        labels: LabelMaps,
         params: Params,
         box: Box3 | None = None,
         *,
@@ -138,7 +138,7 @@ class Pipeline:
         """
         voxels, voxel_labels = out or (
             torch.zeros((image.shape[0], self.source_voxels)),
-            torch.zeros((labels.shape[0], self.source_voxels), dtype=torch.int16),
+            torch.zeros((len(labels), self.source_voxels), dtype=torch.int16),
         )
         case = (image, labels)
         source = read_source(case, params, box or whole(image), self.patch_box_size, (voxels, voxel_labels))

@@ -16,6 +16,9 @@ from segplan.augmentation.patch_geometry import Box3, automatic_rotation
 from segplan.augmentation.transform import Context, check_probability, check_range, uniform
 from segplan.errors import ConfigError
 
+LabelMaps = np.ndarray | tuple[np.ndarray, ...]
+"""Integer labels of a case: (L, Z, Y, X), or L arrays (Z, Y, X), such as memory maps of files of their own."""
+
 OUTSIDE_LABEL = -1
 # Scores of labels that differ by less count as tied: nnU-Net 2.8.1 compares them in half precision.
 TIE = 1.2e-4
@@ -117,7 +120,7 @@ class Spatial:
 
 def cut_patch(
     image: np.ndarray,
-    labels: np.ndarray,
+    labels: LabelMaps,
     box: Box3,
     patch_size: tuple[int, int, int],
     params: SpatialParams | None,
@@ -131,7 +134,7 @@ def cut_patch(
 
     Args:
         image: (C, Z, Y, X) float32, an array or a memory map.
-        labels: (L, Z, Y, X) integer.
+        labels: see `LabelMaps`.
         box: where the patch was placed; it may reach beyond the image.
         patch_size: network patch (z, y, x), not larger than the box.
         params: what `Spatial.sample` drew.
@@ -142,16 +145,20 @@ def cut_patch(
     """
     patch, patch_labels = out or (
         torch.empty((image.shape[0], *patch_size)),
-        torch.empty((labels.shape[0], *patch_size), dtype=torch.int16),
+        torch.empty((len(labels), *patch_size), dtype=torch.int16),
     )
     if params is None:
         lower = middle_of(box, patch_size)
         crop(image, lower, patch.numpy(), 0)
-        crop(labels, lower, patch_labels.numpy(), OUTSIDE_LABEL)
+        crop_labels(labels, lower, patch_labels.numpy())
         return patch, patch_labels
     from segplan.augmentation.warp import warp  # imports numba, which takes half a second
 
-    warp(image, labels, params.matrix(), warp_centre(box, patch_size, params), (patch.numpy(), patch_labels.numpy()))
+    way = (params.matrix(), warp_centre(box, patch_size, params))
+    parts = _parts(labels, patch_labels.numpy())
+    warp(image, parts[0][0], *way, (patch.numpy(), parts[0][1]))
+    for own, target in parts[1:]:
+        warp(image[:0], own, *way, (patch.numpy()[:0], target))
     return patch, patch_labels
 
 
@@ -167,6 +174,19 @@ def warp_centre(box: Box3, patch_size: tuple[int, int, int], params: SpatialPara
     if len(params.angles) == 1:
         centre[0] = middle_of(box, patch_size)[0] + (patch_size[0] - 1) / 2
     return centre
+
+
+def crop_labels(labels: LabelMaps, lower: tuple[int, ...], out: np.ndarray) -> None:
+    """Copy the box of `out`'s size at `lower` of label maps into `out` (L, Z, Y, X), with -1 beyond the case."""
+    for own, target in _parts(labels, out):
+        crop(own, lower, target, OUTSIDE_LABEL)
+
+
+def _parts(labels: LabelMaps, out: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Label maps as arrays (L, Z, Y, X), each with its part of `out`."""
+    if isinstance(labels, np.ndarray):
+        return [(labels, out)]
+    return [(own[None], out[number : number + 1]) for number, own in enumerate(labels)]
 
 
 def crop(array: np.ndarray, lower: tuple[int, ...], out: np.ndarray, fill: int) -> None:

@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,42 +27,47 @@ from segplan.inference import (
     logits_to_probabilities,
     make_tiling,
     resolve_precision,
-    segment_stored_case,
     sliding_window,
 )
+from segplan.inference.export import slabs_to_labels
 from segplan.inference.mirror_swap import mirror_swap
-from segplan.jobs import training_parts
+from segplan.inference.tile_input import LabelledImage, TileSource
+from segplan.inference.tiled import Network, stream_logits
+from segplan.jobs import training_device
 from segplan.jobs.console import print_table, progress
+from segplan.jobs.next_stage import NextStage, next_stages, segmented_for
 from segplan.jobs.training_setup import TrainingSetup
 from segplan.model_folder import ModelFolder
-from segplan.preprocessing import StoredCase
+from segplan.preprocessing import CascadeCases, StoredCase
 
 
 def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
-    """Write RUN/fold_K/validation: a label map a case and summary.json, whose content is returned.
+    """Write RUN/fold_K/validation, or validation_best: a label map a case and summary.json, whose content is returned.
 
     With `force` what is there is discarded first. Needs neither the raw dataset nor SimpleITK: without it label maps
-    are written as CASE_labels.npz (key `labels`).
+    are written as CASE_labels.npz (key `labels`). The first stage of a cascade also leaves RUN/predicted_next_stage.
     """
-    folder = setup.folder / "validation"
+    folder = setup.validation
     ending = str(setup.config.plan.label_ending) if _can_write_images() else "_labels.npz"
-    device = torch.device(training_parts.accelerator(setup.config))
+    device = torch.device(training_device.accelerator(setup.config))
     tiling = tiling_of(setup)
     model, target = ModelFolder.open(setup.run_folder), str(setup.config.network._target_)
-    network = load_network(model, str(setup.config.fold), network_target=target).to(device)
+    network = load_network(model, str(setup.config.fold), setup.weights, target).to(device)
     if setup.config.force and folder.exists():
         shutil.rmtree(folder)
     (folder / "summary.json").unlink(missing_ok=True)  # it must not stand beside label maps that it does not describe
-    results = []
+    results, stages = [], _next_stages(setup)
     with progress("validation", len(setup.split.validation)) as advance:
         for identifier in setup.split.validation:
             case = setup.store.open(identifier)
             if setup.config.validation.save_probabilities:
-                logits = sliding_window(network, case.image, tiling, device)
+                logits = sliding_window(network, network_input(setup, case), tiling, device)
                 _save_probabilities(setup, logits, case, folder / f"{identifier}.npz")
+                for _ in segmented_for(stages, setup, case, iter([logits])):
+                    pass
                 labels = logits_to_labels(logits, case.properties, setup.preprocessing, setup.labels)
             else:
-                labels = segment_stored_case(network, case, setup.preprocessing, setup.labels, tiling, device=device)
+                labels = segment_case(setup, network, case, tiling, device=device, stages=stages)
             path = folder / f"{identifier}{ending}"
             _write(path, labels, case)
             metrics = case_metrics(labels, case.reference(), setup.labels)
@@ -73,6 +78,43 @@ def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
     return summary
 
 
+def is_validated(setup: TrainingSetup) -> bool:
+    """Whether the fold's validation is done, and a cascade's second stage has what it needs of it."""
+    has_scores = (setup.validation / "summary.json").exists()
+    return has_scores and all(stage.is_made for stage in _next_stages(setup))
+
+
+def segment_case(
+    setup: TrainingSetup,
+    network: Network,
+    case: StoredCase,
+    tiling: Tiling,
+    *,
+    device: torch.device,
+    stages: Sequence[NextStage] = (),
+) -> NDArray[np.unsignedinteger]:
+    """Segment a case of the store with a network of the training; returns labels (Z, Y, X) in the original frame.
+
+    Args:
+        setup: the training's.
+        network: on `device`.
+        case: as the store opens it.
+        tiling: see `tiling_of`.
+        device: where the network is.
+        stages: those that the case is segmented for too.
+    """
+    slabs = segmented_for(stages, setup, case, stream_logits(network, network_input(setup, case), tiling, device))
+    return slabs_to_labels(slabs, case.properties, setup.preprocessing, setup.labels)
+
+
+def network_input(setup: TrainingSetup, case: StoredCase) -> TileSource:
+    """The image of a stored case as the network takes it: in a cascade with the first stage's labels as channels."""
+    if setup.previous is None:
+        return case.image
+    earlier = CascadeCases(setup.store, setup.previous.segmentations).open(case.identifier).previous
+    return LabelledImage(case.image, earlier, len(setup.labels.foreground_labels))
+
+
 def print_scores(setup: TrainingSetup, summary: Mapping[str, Any]) -> None:
     """Print the Dice of every target over the fold's whole validation cases."""
     rows = [
@@ -81,7 +123,7 @@ def print_scores(setup: TrainingSetup, summary: Mapping[str, Any]) -> None:
     ]
     rows.append(["mean", f"{mean_over_occurring(summary):.4f}", f"{len(summary['metric_per_case'])}"])
     print_table(["whole cases", "Dice", "cases"], rows)
-    print(f"{setup.folder / 'validation'}")
+    print(f"{setup.validation}")
 
 
 def tiling_of(setup: TrainingSetup) -> Tiling:
@@ -90,15 +132,16 @@ def tiling_of(setup: TrainingSetup) -> Tiling:
     Raises:
         ConfigError: the `inference` node does not fit the training.
     """
-    device = torch.device(training_parts.accelerator(setup.config))
+    device = torch.device(training_device.accelerator(setup.config))
     return make_tiling(
         setup.patch_size,
         setup.labels.num_heads,
         setup.inference,
         mirror_axes=setup.mirror_axes,
         swap=mirror_swap(setup.mirror_swap, setup.labels, is_cascade=bool(setup.config.plan.get("previous_stage"))),
-        dtype=resolve_precision(training_parts.precision(setup.config)[0], device),
+        dtype=resolve_precision(training_device.precision(setup.config)[0], device),
         device=device,
+        regions=setup.labels.has_regions,
     )
 
 
@@ -114,6 +157,10 @@ def _write(path: Path, labels: NDArray[Any], case: StoredCase) -> None:
             np.savez_compressed(temporary, labels=labels)
     else:
         write_label_map(path, labels, Geometry.from_json(case.properties.geometry))
+
+
+def _next_stages(setup: TrainingSetup) -> list[NextStage]:
+    return next_stages(setup) if setup.weights == "final" else []
 
 
 def _can_write_images() -> bool:

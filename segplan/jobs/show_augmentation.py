@@ -64,8 +64,8 @@ def _pair(dataset: PatchDataset, index: int, channel_names: list[str]) -> PatchP
     draw = dataset.draw(index)
     case = dataset.open(draw.case)
     channel = index % len(channel_names)
-    before = dataset.pipeline.apply(case.image, case.labels[None], {}, draw.box)
-    after = dataset.pipeline.apply(case.image, case.labels[None], draw.params, draw.box)
+    before = dataset.pipeline.apply(case.image, dataset.label_maps(case), {}, draw.box)
+    after = dataset.pipeline.apply(case.image, dataset.label_maps(case), draw.params, draw.box)
     parts = [f"{index + 1}  {draw.case}", *(["onto foreground"] if draw.is_forced else [])]
     if len(channel_names) > 1:
         parts.append(channel_names[channel])

@@ -9,11 +9,12 @@ import torch
 from pytorch_lightning import LightningDataModule, Trainer
 
 from segplan.augmentation import build_pipeline, plain_pipeline
+from segplan.augmentation.cascade import with_previous_masks
 from segplan.dataset import Labels, Split
 from segplan.errors import ConfigError, StoreError
 from segplan.patches.augmentation_device import Place, Sides, check_device, choose, measure
 from segplan.patches.choice import CaseChoice, cases_of_classes, weights_of
-from segplan.patches.dataset import TRAINING, VALIDATION, PatchDataset
+from segplan.patches.dataset import TRAINING, VALIDATION, PatchCases, PatchDataset
 from segplan.patches.loader import PatchLoader
 from segplan.patches.memory import size_text
 from segplan.patches.oversampling import Oversampling, rank_share
@@ -21,7 +22,7 @@ from segplan.patches.placement import check_jitter
 from segplan.patches.slots import SlotLayout
 from segplan.patches.worker_pool import slots_needed
 from segplan.patches.workers import auto_num_workers, choose_start_method
-from segplan.preprocessing import ANNOTATED, CaseStore, location_keys
+from segplan.preprocessing import ANNOTATED, CascadeCases, CaseStore, StageSegmentations, location_keys
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class PatchDataModule(LightningDataModule):
         num_workers: loader processes for training, or "auto"; validation takes half as many, at least one.
         start_method: how these are started: fork, spawn, forkserver, or "auto" (`choose_start_method`).
         seed: decides every patch.
+        previous: folder of `StageSegmentations`, of a cascade's first stage; the images then have a mask for each
+            foreground label as their last channels.
 
     Raises:
         ConfigError: a value that cannot work.
@@ -79,6 +82,7 @@ class PatchDataModule(LightningDataModule):
         num_workers: int | Literal["auto"] = "auto",
         start_method: Literal["auto", "fork", "spawn", "forkserver"] = "auto",
         seed: int = 0,
+        previous: Path | None = None,
     ) -> None:
         super().__init__()
         _check_num_workers(num_workers)
@@ -101,8 +105,19 @@ class PatchDataModule(LightningDataModule):
         self.seed = seed
         self.augmentation_device = str(augmentation.get("device", "cpu"))
         self._chosen_place: Place | None = None
-        self.pipeline = build_pipeline(augmentation, patch_size, use_mask_for_norm, label_values=labels.all_labels)
-        self.val_pipeline = plain_pipeline(patch_size, len(use_mask_for_norm))
+        self.cases: PatchCases = self.store
+        previous_labels: tuple[int, ...] = ()
+        if previous is not None:
+            self.cases = CascadeCases(self.store, StageSegmentations(Path(previous)))
+            previous_labels = labels.indexed.foreground_labels
+        self.pipeline = build_pipeline(
+            augmentation,
+            patch_size,
+            use_mask_for_norm,
+            label_values=labels.all_labels,
+            previous_labels=previous_labels,
+        )
+        self.val_pipeline = plain_pipeline(patch_size, len(use_mask_for_norm), previous_labels)
         self.oversampling = Oversampling(batch_size, foreground_fraction, oversampling)
         self._location_keys = set(location_keys(labels.indexed))
         self._loaders: list[PatchLoader] = []
@@ -131,10 +146,17 @@ class PatchDataModule(LightningDataModule):
         self._train_loader = self._loader(self.train_dataset(), self.batches_per_epoch, self._next_train_batch, workers)
         return self._train_loader
 
+    def training_batch(self, number: int) -> dict[str, Any]:
+        """Make this rank's training batch `number`, counted from the start of training, again, as training saw it."""
+        batch = self._loader(self.train_dataset(), self.batches_per_epoch, lambda: number, 0).make(number)
+        if self.trainer is not None and "source" in batch:
+            batch = self.trainer.strategy.batch_to_device(batch)
+        return self.on_after_batch_transfer(batch, 0)
+
     def val_dataloader(self) -> PatchLoader:
         """Return the loader of random validation patches, cut out as they lie."""
         dataset = PatchDataset(
-            self.store,
+            self.cases,
             self.split.validation,
             pipeline=self.val_pipeline,
             oversampling=self.oversampling,
@@ -149,7 +171,7 @@ class PatchDataModule(LightningDataModule):
 
     def _train_dataset(self, on_device: bool) -> PatchDataset:
         return PatchDataset(
-            self.store,
+            self.cases,
             self._choice(),
             pipeline=self.pipeline,
             oversampling=self.oversampling,
@@ -172,6 +194,8 @@ class PatchDataModule(LightningDataModule):
             return batch
         with torch.no_grad():
             images, labels = self.pipeline.apply_batch(batch["image"], batch["labels"], batch["source"])
+            if previous := self.pipeline.context.previous_labels:
+                images, labels = with_previous_masks(images, labels, previous)
         return {"image": images, "labels": labels[:, 0], "case": batch["case"]}
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,13 +4,16 @@ import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from segplan.augmentation import Box3, Params, Pipeline
+from segplan.augmentation.cascade import previous_as_masks
+from segplan.augmentation.spatial import LabelMaps
 from segplan.errors import DatasetError
 from segplan.patches.choice import CaseChoice
 from segplan.patches.oversampling import Oversampling
@@ -34,6 +37,15 @@ class PatchCase(Protocol):
     @property
     def locations(self) -> Mapping[str, np.ndarray]:
         """Per class key (N, 3) voxel indices."""
+
+
+@runtime_checkable
+class CascadePatchCase(PatchCase, Protocol):
+    """A case of a cascade's second stage."""
+
+    @property
+    def previous(self) -> np.ndarray:
+        """(Z, Y, X) integer: what the first stage segmented, as label indices."""
 
 
 class PatchCases(Protocol):
@@ -65,6 +77,9 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
     Every sample has its own random stream (Philox, keyed by seed and index), so that it is the same whichever worker
     or rank makes it, and in whatever order.
+
+    Where the pipeline has labels of a previous stage, cases are `CascadePatchCase`s, whose previous segmentation is cut
+    and augmented with the labels; the image gets a mask for each of these labels as its last channels.
 
     Args:
         cases: what opens a case by name.
@@ -111,7 +126,8 @@ class PatchDataset(Dataset[dict[str, Any]]):
 
         Returns:
             "image" (C, *patch) float32, "labels" (*patch) int16 without -1, "case" its name; on an accelerator
-            instead voxels (C, N) and labels (1, N) with the "source" that `Pipeline.read` describes.
+            instead voxels (C, N) and labels (L, N) with the "source" that `Pipeline.read` describes: without the masks
+            of a previous segmentation, which is the second of the labels.
         """
         return self.make(index)
 
@@ -119,14 +135,39 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Make sample number `index`, with its arrays written into those of `out`, if given."""
         draw = self.draw(index)
         case = self.open(draw.case)
-        arrays = case.image, case.labels[None]
+        arrays = case.image, self.label_maps(case)
         if self.on_device:
             room = None if out is None else (out["image"], out["labels"])
             voxels, voxel_labels, source = self.pipeline.read(*arrays, draw.params, draw.box, out=room)
             return {"image": voxels, "labels": voxel_labels, "case": draw.case, "source": source}
+        if self._previous_labels:
+            return self._cascade_sample(arrays, draw, out)
         place = None if out is None else (out["image"], out["labels"][None])
         patch, patch_labels = self.pipeline.apply(*arrays, draw.params, draw.box, out=place)
         return {"image": patch, "labels": patch_labels[0], "case": draw.case}
+
+    def label_maps(self, case: PatchCase) -> LabelMaps:
+        """The labels that the pipeline works on: the case's, and in a cascade the previous segmentation after them."""
+        if not self._previous_labels:
+            return case.labels[None]
+        if not isinstance(case, CascadePatchCase):
+            raise DatasetError("the cases have no segmentations of a previous stage", "data")
+        return case.labels, case.previous
+
+    def _cascade_sample(
+        self, arrays: tuple[np.ndarray, LabelMaps], draw: Draw, out: Mapping[str, Tensor] | None
+    ) -> dict[str, Any]:
+        channels, patch = self.pipeline.context.channels, self.pipeline.context.patch_size
+        image = torch.empty(self.array_layout["image"][0]) if out is None else out["image"]
+        labels = torch.empty((2, *patch), dtype=torch.int16)
+        self.pipeline.apply(*arrays, draw.params, draw.box, out=(image[:channels], labels))
+        previous_as_masks(labels, self._previous_labels, image[channels:])
+        target = labels[0] if out is None else out["labels"].copy_(labels[0])
+        return {"image": image, "labels": target, "case": draw.case}
+
+    @property
+    def _previous_labels(self) -> tuple[int, ...]:
+        return self.pipeline.context.previous_labels
 
     def draw(self, index: int) -> Draw:
         """Decide what sample number `index` is; of its case, the shape and some locations are read."""
@@ -152,10 +193,10 @@ class PatchDataset(Dataset[dict[str, Any]]):
         """Shape and type name of each array of a sample."""
         context = self.pipeline.context
         if self.on_device:
-            voxels = self.pipeline.source_voxels
-            return {"image": ((context.channels, voxels), "float32"), "labels": ((1, voxels), "int16")}
+            voxels, maps = self.pipeline.source_voxels, 1 + bool(context.previous_labels)
+            return {"image": ((context.channels, voxels), "float32"), "labels": ((maps, voxels), "int16")}
         return {
-            "image": ((context.channels, *context.patch_size), "float32"),
+            "image": ((context.channels + len(context.previous_labels), *context.patch_size), "float32"),
             "labels": (tuple(context.patch_size), "int16"),
         }
 

@@ -98,7 +98,7 @@ class PatchLoader:
         if self._is_closed:
             raise RuntimeError("this loader has been closed")
         if self._num_workers == 0:
-            return self._make(number)
+            return self.make(number)
         if self._pool is None:
             self._pool = WorkerPool(
                 self._dataset,
@@ -118,7 +118,8 @@ class PatchLoader:
     def _indices_of(self, batch: int) -> list[int]:
         return [batch * self._batch_size + place for place in self._share]
 
-    def _make(self, number: int) -> Batch:
+    def make(self, number: int) -> Batch:
+        """Make batch `number` in this process."""
         with _single_thread():
             samples = [self._dataset[index] for index in self._indices_of(number)]
         batch: Batch = {}

@@ -211,4 +211,4 @@ def test_shipped_values_equal_the_signatures_defaults():
     defaults = {key: parameters[key].default for key in shipped if key not in ("patch_size", "batch_size")}
     assert {key: shipped[key] for key in defaults} == defaults
     set_by_job = {"store_folder", "split", "labels", "augmentation", "use_mask_for_norm", "seed"}
-    assert set(parameters) - set(shipped) == set_by_job | {"batches_per_epoch", "val_batches"}
+    assert set(parameters) - set(shipped) == set_by_job | {"batches_per_epoch", "val_batches", "previous"}

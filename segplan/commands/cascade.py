@@ -1,0 +1,42 @@
+"""`segplan cascade DATASET`."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+HELP = "train a cascade: all folds of 3d_lowres, its segmentations of their cases, then 3d_cascade_fullres"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the job's arguments."""
+    parser.add_argument("dataset", help="name of a planned dataset")
+    parser.add_argument("overrides", nargs="*", help="key=value of both trainings, as for train.py")
+    parser.add_argument("--name", default=None, help="name of the plan, where it is not the default planner's")
+    parser.add_argument("--folds", default=None, help="of the second stage, such as 0,1 (default: all)")
+    parser.add_argument("--workspace", default=None, help="default $SEGPLAN_WORKSPACE, else ./workspace")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do the job; returns the exit code."""
+    from segplan.entry.locations import workspace_folder
+    from segplan.jobs.cascade import run as cascade
+
+    workspace: Path = workspace_folder([f"workspace={options.workspace}"] if options.workspace else [])
+    return cascade(
+        workspace,
+        options.dataset,
+        options.overrides,
+        train=None if options.dry_run else _train,
+        name=options.name,
+        folds=options.folds,
+    )
+
+
+def _train(words: list[str]) -> int:
+    from segplan.entry.environment import child_environment
+
+    # A process of its own: training replaces the process that composes it.
+    command = [sys.executable, "-m", "segplan.cli", "train", *words]
+    return subprocess.call(command, env=child_environment())
