@@ -5,28 +5,52 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Mapping, Set
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from segplan.errors import ConfigError
-from segplan.inference.precision import select_device
+from segplan.jobs.dashboards import Dashboards
 from segplan.jobs.finetuning import start_from
 from segplan.jobs.instantiate import instantiate, locate
 from segplan.jobs.network_node import network_node
+from segplan.jobs.slurm_environment import slurm_plugins
+from segplan.jobs.training_device import accelerator, precision
 from segplan.jobs.training_setup import TrainingSetup
+from segplan.jobs.whole_case_dice import whole_cases
 from segplan.patches import PatchDataModule
-from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule, auto_precision
-from segplan.training.callbacks import Checkpoints, Freezing, MetricsCSV, StopOnSignal
+from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule
+from segplan.training.callbacks import (
+    Checkpoints,
+    EpochEnd,
+    Freezing,
+    History,
+    MetricsCSV,
+    StopOnSignal,
+    TimeLimit,
+    time_limit,
+)
 from segplan.training.finetune import matching
+from segplan.training.micro_batches import is_out_of_memory, out_of_memory
+from segplan.training.random_states import seed_generators
 
 _DATA_SET_BY_SEGPLAN = frozenset(
-    {"store_folder", "split", "labels", "augmentation", "use_mask_for_norm", "batches_per_epoch", "val_batches", "seed"}
+    {
+        "store_folder",
+        "split",
+        "labels",
+        "augmentation",
+        "use_mask_for_norm",
+        "batches_per_epoch",
+        "val_batches",
+        "seed",
+        "previous",
+    }
 )
 _TRAINER_SET_BY_SEGPLAN = frozenset({"callbacks", "logger", "plugins", "default_root_dir"})
 _MODULE_SET_BY_SEGPLAN = frozenset(
@@ -48,7 +72,7 @@ def build_network(setup: TrainingSetup, *, fresh: bool = True) -> nn.Module:
         ConfigError: the network cannot be built, or a setting of fine-tuning does not fit it.
         ModelError: the weights to start from do not fit.
     """
-    torch.manual_seed(int(setup.config.seed))
+    seed_generators(int(setup.config.seed))
     network: nn.Module = instantiate(network_node(setup.config.network))
     settings = setup.finetune
     matching(network, settings.freeze)  # what names no weight is refused now
@@ -129,11 +153,12 @@ def build_data(setup: TrainingSetup) -> PatchDataModule:
         batches_per_epoch=int(config.trainer.limit_train_batches),
         val_batches=validation_batches(config),
         seed=int(config.seed),
+        previous=None if setup.previous is None else setup.previous.segmentations.folder,
         **plain(config.data),
     )
 
 
-def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
+def build_trainer(setup: TrainingSetup, stop: StopOnSignal, dashboards: Dashboards) -> pl.Trainer:
     """Lightning's Trainer with the arguments of the `trainer` node; what segplan does better itself is switched off.
 
     Raises:
@@ -150,54 +175,69 @@ def build_trainer(setup: TrainingSetup, stop: StopOnSignal) -> pl.Trainer:
     arguments["limit_val_batches"] = validation_batches(config)
     arguments["precision"] = precision(config)[0]
     arguments.setdefault("strategy", _strategy(config))
-    callbacks = [
+    arguments |= _determinism(config)
+    limit = arguments.pop("max_time", None)
+    callbacks: list[pl.Callback] = [
         stop,
+        EpochEnd(),
+        *([] if limit is None else [TimeLimit(time_limit(limit), stop)]),
+        *whole_cases(setup),
         *instantiate(config.callbacks).values(),
+        History(setup.folder / "history.jsonl"),
         MetricsCSV(setup.folder / "metrics.csv"),
         Checkpoints(setup.checkpoints, stop, **plain(config.checkpoint)),
     ]
     if setup.finetune.freeze:
         callbacks.append(Freezing(setup.finetune.freeze, setup.finetune.freeze_epochs))
-    logger = list(instantiate(config.logger).values()) or False
+    if dashboards.callback is not None:
+        callbacks.append(dashboards.callback)
     try:
         return pl.Trainer(
             **arguments,
             **_SWITCHED_OFF,
             callbacks=callbacks,
-            logger=logger,
-            plugins=[SafeCheckpointIO()],
+            logger=list(dashboards.loggers) or False,
+            plugins=[SafeCheckpointIO(), *slurm_plugins()],
             default_root_dir=setup.folder,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ConfigError(f"Lightning refuses a value ({error})", "trainer") from error
 
 
+def fit(
+    setup: TrainingSetup, trainer: pl.Trainer, module: SegmentationModule, data: PatchDataModule, resume: Path | None
+) -> None:
+    """Train to the end, from `resume` on.
+
+    Raises:
+        RunError: a step does not fit in memory; says what to change.
+    """
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        may_shrink = trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+        may_shrink = may_shrink and setup.config.module.oom == "stop"
+        parts = 1 if module.execution is None else module.execution.parts
+        device = str(trainer.strategy.root_device)
+        size = module.batch_size
+        raise out_of_memory(size, setup.patch_size, parts, device, may_shrink=may_shrink) from error
+
+
+def as_begun(config: DictConfig, checkpoint: Mapping[str, Any]) -> DictConfig:
+    """The configuration of a run that goes on: what `auto` meant when it began stays."""
+    begun = checkpoint["segplan"].get("precision")
+    if begun is None or str(config.trainer.precision) != "auto":
+        return config
+    merged = OmegaConf.merge(config, {"trainer": {"precision": begun}})
+    return merged if isinstance(merged, DictConfig) else config
+
+
 def loader_processes(data: PatchDataModule, trainer: pl.Trainer) -> str:
     """How many loader processes each training process gets, why, and through what memory batches come."""
     data.trainer = trainer  # as `fit` will do: the device decides
     return data.loading()
-
-
-def accelerator(config: DictConfig) -> str:
-    """The type of device that the run uses: cpu, cuda or mps.
-
-    Raises:
-        ConfigError: this machine has no such device.
-    """
-    name = str(config.trainer.accelerator)
-    if name == "auto":
-        return select_device("auto").type
-    kind = "cuda" if name == "gpu" else name
-    there: dict[str, Callable[[], bool]] = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
-    if kind in there and not there[kind]():
-        raise ConfigError(f"this machine has no {kind} device", f"trainer.accelerator={name}", "Use auto or cpu.")
-    return kind
-
-
-def precision(config: DictConfig) -> tuple[str, str]:
-    """Lightning's name of the precision, and why it was chosen."""
-    chosen = str(config.trainer.precision)
-    return auto_precision(accelerator(config)) if chosen == "auto" else (chosen, "asked for")
 
 
 def validation_batches(config: DictConfig) -> int:
@@ -234,6 +274,13 @@ def _check_keys(name: str, node: Any, target: Callable[..., Any], set_by_segplan
             raise ConfigError("is set by segplan itself", f"{name}.{key}", "Leave it out.")
         if key not in known:
             raise ConfigError("there is no such key", f"{name}.{key}", f"There are {', '.join(known)}.")
+
+
+def _determinism(config: DictConfig) -> dict[str, Any]:
+    """What `determinism=strict` asks of Lightning; some CUDA kernels have no deterministic twin, so there it warns."""
+    if config.get("determinism", "fast") != "strict":
+        return {}
+    return {"deterministic": "warn" if accelerator(config) == "cuda" else True, "benchmark": False}
 
 
 def _strategy(config: DictConfig) -> str:

@@ -1,5 +1,6 @@
 """Training under Lightning: losses, schedules, the module, precision, checkpoints and what is shown of it."""
 
+from segplan.training.adan import Adan
 from segplan.training.checkpoint_io import SafeCheckpointIO, load_checkpoint
 from segplan.training.deep_supervision import DeepSupervisionLoss, deep_supervision_weights, downsample_labels
 from segplan.training.finetune import transfer
@@ -10,6 +11,7 @@ from segplan.training.precision import auto_precision
 from segplan.training.schedule import CosineDecay, PlateauDecay, PolynomialDecay
 
 __all__ = [
+    "Adan",
     "CosineDecay",
     "DeepSupervisionLoss",
     "DiceBCELoss",

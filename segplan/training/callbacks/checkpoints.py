@@ -9,6 +9,8 @@ import pytorch_lightning as pl
 from segplan.errors import StoreError, WorkerError
 from segplan.training.callbacks.stopping import StopOnSignal, TrainingStoppedError
 from segplan.training.module import SegmentationModule
+from segplan.training.random_states import random_states, restore_random_states
+from segplan.training.rank_agreement import RankAgreement
 
 
 class Checkpoints(pl.Callback):
@@ -27,10 +29,34 @@ class Checkpoints(pl.Callback):
         self._stop = stop
         self._seconds = 60 * minutes
         self._saved_at = time.monotonic()
+        self._ranks: RankAgreement | None = None
+        self._resumed_states: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """A subclass goes on from what this one saved."""
+        return Checkpoints.__name__
+
+    def state_dict(self) -> dict[str, Any]:
+        """What every checkpoint keeps of this: the random states."""
+        return {"random_states": random_states()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the random states until the first step: what comes before it draws numbers too."""
+        self._resumed_states = state_dict["random_states"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Count the minutes from here."""
         self._saved_at = time.monotonic()
+        self._ranks = RankAgreement()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Go on with the random numbers that were due."""
+        if self._resumed_states is not None:
+            restore_random_states(self._resumed_states)
+            self._resumed_states = None
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -38,9 +64,7 @@ class Checkpoints(pl.Callback):
         """Save when it is time or a signal came."""
         done = batch_idx + 1
         # Gradients still being accumulated are in no checkpoint; an epoch's last step waits for its validation.
-        between_steps = done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches
-        # Several ranks would have to agree after each step, at the price of a device wait: they save at epochs' ends.
-        if between_steps and trainer.world_size == 1:
+        if done % trainer.accumulate_grad_batches == 0 and done < trainer.num_training_batches:
             self._save_if_due(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -65,9 +89,11 @@ class Checkpoints(pl.Callback):
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
         due = self._stop.received is not None or time.monotonic() - self._saved_at >= self._seconds
-        if not trainer.strategy.reduce_boolean_decision(due, all=False):
+        ranks = self._ranks or RankAgreement()
+        if not ranks.highest(int(due)):
             return
+        reason = ranks.highest(self._stop.number)  # asked before saving: what comes meanwhile is for the next time
         trainer.save_checkpoint(self.last)
         self._saved_at = time.monotonic()
-        if trainer.strategy.reduce_boolean_decision(self._stop.received is not None, all=False):
-            raise TrainingStoppedError(self._stop.received or "a signal to another rank")
+        if reason:
+            raise TrainingStoppedError(self._stop.name_of(reason))

@@ -1,7 +1,7 @@
 """metrics.csv: one row an epoch, whatever interrupts the run."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -48,8 +48,22 @@ class MetricsCSV(pl.Callback):
 
     def _append(self, row: Mapping[str, float]) -> None:
         fresh = not self.path.exists() or self.path.stat().st_size == 0
+        if not fresh:
+            self._take_columns(list(row))
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(row))
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
+
+    def _take_columns(self, columns: Sequence[str]) -> None:
+        """Write the rows so far under other columns, where options were switched on or off since; nan fills gaps."""
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            if list(reader.fieldnames or ()) == list(columns):
+                return
+            rows = [{key: old.get(key) or "nan" for key in columns} for old in reader]
+        with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
