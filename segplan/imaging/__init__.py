@@ -7,6 +7,7 @@ from segplan.imaging.files import (
     read_label_map,
     split_ending,
     write_label_map,
+    write_map,
 )
 from segplan.imaging.image import Box, Geometry, Image, axis_codes
 from segplan.imaging.nonzero import nonzero_box
@@ -28,4 +29,5 @@ __all__ = [
     "remove_leftovers",
     "split_ending",
     "write_label_map",
+    "write_map",
 ]

@@ -124,6 +124,18 @@ def write_label_map(path: Path, labels: np.ndarray, geometry: Geometry) -> None:
     _module_of(ending).write_labels(path, _as_smallest(labels), geometry)
 
 
+def write_map(path: Path, values: np.ndarray, geometry: Geometry) -> None:
+    """Write a map (Z, Y, X) of real numbers as float32 NIfTI, in the geometry of the image that it belongs to.
+
+    Raises:
+        ImageError: the path ends in neither .nii nor .nii.gz.
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    if not path.name.lower().endswith(tuple(nifti.ENDINGS)):
+        raise ImageError("maps are written as NIfTI", path, "Choose a name that ends in .nii.gz.")
+    nifti.write_labels(path, np.ascontiguousarray(values, dtype=np.float32), geometry)
+
+
 def _known_ending(name: str) -> str | None:
     lowered = name.lower()
     return next((ending for ending in IMAGE_ENDINGS if lowered.endswith(ending)), None)

@@ -1,11 +1,11 @@
 """Writing a file so that it is either whole or absent."""
 
 import errno
+import glob
 import os
 import platform
 import secrets
 import shutil
-import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the disk is full, or the folder cannot be written.
     """
-    temporary = path.with_name(f"{TEMPORARY_PREFIX}{_machine()}.{os.getpid()}.{secrets.token_hex(3)}-{path.name}")
+    temporary = path.with_name(temporary_name(path.name))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -53,13 +53,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Give a temporary folder beside `path` that becomes `path` when the block ends without an error.
 
     After an error nothing is left. Missing parent folders are made.
 
     Args:
-        path: the folder to be made; it must not exist, or be empty.
+        path: the folder to be made; unless `replace`, it must not exist, or be empty.
+        replace: an older folder of that name is deleted once the new one is whole.
 
     Yields:
         The folder that the block must fill.
@@ -71,22 +72,35 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     if target.is_dir() and target.samefile(Path.cwd()):
         raise StorageError("it is the working folder", path, "Name a folder within it.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY_PREFIX}{target.name}-", dir=target.parent))
+    remove_abandoned(target)
+    temporary, older = (target.with_name(temporary_name(target.name)) for _ in range(2))
+    temporary.mkdir()
     try:
         yield temporary
-        if target.exists():
+        if replace and target.is_dir():
+            target.replace(older)
+        elif target.exists():
             target.rmdir()
-        temporary.chmod(0o777 & ~_umask())
         temporary.replace(target)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in (temporary, older):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Delete what killed writers of this very file or folder left beside it."""
+    for found in path.parent.glob(f"{TEMPORARY_PREFIX}*-{glob.escape(path.name)}"):
+        if _is_abandoned(found):
+            shutil.rmtree(found, ignore_errors=True)
+            with suppress(OSError):
+                found.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
-    """Delete the temporary files of `atomic_write` whose writers were killed.
+    """Delete the temporary files of `atomic_write` and folders of `atomic_folder` whose writers were killed.
 
-    A file goes if its writer was a process of this machine that is gone, or if it is old: a younger one of another
-    machine may belong to a writer at work.
+    They go if their writer was a process of this machine that is gone; a file also if it is old. A younger one of
+    another machine may belong to a writer at work, and so may any folder: its age says little.
 
     Returns:
         How many there were.
@@ -96,7 +110,10 @@ def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
     removed = 0
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         if path.is_dir():
-            continue  # an `atomic_folder` is its writer's to remove
+            if _is_abandoned(path):
+                shutil.rmtree(path, ignore_errors=True)
+                removed += 1
+            continue
         with suppress(FileNotFoundError):  # renamed or removed by its writer meanwhile
             if _is_abandoned(path) or path.stat().st_mtime <= time.time() - older_than_s:
                 path.unlink()
@@ -104,10 +121,9 @@ def remove_leftovers(folder: Path, older_than_s: float = 3600.0) -> int:
     return removed
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def temporary_name(name: str) -> str:
+    """Says which process of which machine writes it, and keeps the ending."""
+    return f"{TEMPORARY_PREFIX}{_machine()}.{os.getpid()}.{secrets.token_hex(3)}-{name}"
 
 
 @cache

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from segplan.inference.ensemble import EnsemblePredictor
     from segplan.inference.export import logits_to_labels, logits_to_probabilities, slabs_to_labels
     from segplan.inference.network import load_network
     from segplan.inference.precision import resolve_precision
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from segplan.inference.tiles import gaussian_weights, mirror_combinations, tile_starts
 
 _HOMES = {
+    "EnsemblePredictor": "ensemble",
     "InferenceSettings": "settings",
     "Predictor": "predictor",
     "Tiling": "tiled",
@@ -34,6 +36,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "EnsemblePredictor",
     "InferenceSettings",
     "Predictor",
     "Tiling",

@@ -61,10 +61,15 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
     return tuple(sorted(cases, key=lambda case: case.identifier))
 
 
-def input_hash(case: Case) -> str:
-    """Changes when a file of the case is replaced: hash of the names, sizes and times of its files."""
+def input_hash(case: Case, further: Sequence[Path] = ()) -> str:
+    """Changes when a file of the case is replaced: hash of the names, sizes and times of its files.
+
+    Args:
+        case: its images.
+        further: files that its segmentation depends on too.
+    """
     digest = hashlib.blake2b(digest_size=12)
-    for path in case.images:
+    for path in (*case.images, *further):
         try:
             status = path.stat()
         except OSError:

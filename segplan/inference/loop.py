@@ -1,4 +1,8 @@
-"""The Lightning predict loop: the next case is read and preprocessed while the network works on this one."""
+"""The Lightning predict loop: cases are read, segmented and written side by side, each step by a thread of its own.
+
+The next case is read and preprocessed while the network works on this one and the last one is written. Nothing is
+pickled; at most `read_ahead` cases wait for the network and one for the writer.
+"""
 
 import logging
 import signal
@@ -10,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -21,20 +26,41 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from segplan.dataset import Case
-from segplan.errors import StorageError
-from segplan.imaging import Geometry, read_image
-from segplan.inference.export import logits_to_labels, logits_to_probabilities
-from segplan.inference.predictor import Predictor
-from segplan.inference.tiled import sliding_window
-from segplan.preprocessing import PreprocessedCase
+from segplan.errors import ImageError, StorageError
+from segplan.imaging import Geometry, Image, read_image, read_label_map
+from segplan.imaging.image import corner_shift
+from segplan.inference.ensemble import EnsemblePredictor
+from segplan.inference.predictor import Predictor, postprocessed
+from segplan.inference.probabilities import SUFFIX
+
+_LARGEST_SHIFT = 0.5  # voxels between an image and its label map of the previous stage
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is made of each case beside its label map.
+
+    Args:
+        stores: folder for the probabilities, in CASE.probabilities; None: none.
+        entropy: of each voxel's probabilities.
+        previous_stage: of each case the label map of a cascade's first stage; None: the cascade runs it itself.
+        read_ahead: cases that are read while another is segmented; each costs its memory.
+    """
+
+    stores: Path | None = None
+    entropy: bool = False
+    previous_stage: Callable[[Case], Path] | None = None
+    read_ahead: int = 1
 
 
 @dataclass(frozen=True)
 class LoadedCase:
-    """A case on the network's grid, or why it could not be read."""
+    """A case on the network's grid (of an ensemble, on each network's), or why it could not be read."""
 
     case: Case
-    data: PreprocessedCase | None
+    data: Any
+    geometry: Geometry | None
+    spacing: tuple[float, float, float]
     error: Exception | None
     seconds: float
 
@@ -45,52 +71,91 @@ class Segmented:
 
     Args:
         case: the case.
-        labels: (Z, Y, X).
+        labels: (Z, Y, X), postprocessed.
         geometry: of the input.
-        probabilities: (K, Z, Y, X) float32 where they are wanted.
+        store: folder with the probabilities where they are wanted.
+        entropy: (Z, Y, X) float32 where it is wanted.
         error: why it failed.
-        seconds: per stage: read (with preprocessing), network, export.
+        seconds: per stage: read (with preprocessing), network, export ...
+        notes: what the user should know of how it was made.
     """
 
     case: Case
     labels: NDArray[np.unsignedinteger] | None = None
     geometry: Geometry | None = None
-    probabilities: NDArray[np.float32] | None = None
+    store: Path | None = None
+    entropy: NDArray[np.float32] | None = None
     error: Exception | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def predict_cases(
-    predictor: Predictor,
+    predictor: Predictor | EnsemblePredictor,
     cases: Sequence[Case],
     handle: Callable[[Segmented], None],
     trainer: Mapping[str, Any],
-    *,
-    probabilities: bool = False,
-    read_ahead: int = 1,
+    wanted: Wanted = Wanted(),
 ) -> None:
     """Segment cases one after the other and hand each to `handle`; a case that fails does not stop the others.
 
     Args:
         predictor: on the device that `trainer` means.
         cases: those to segment.
-        handle: takes every result, in order.
+        handle: takes every result, in order, one at a time, in a thread of its own.
         trainer: arguments of Lightning's Trainer. Its precision must be 32-true: tiles are cast one by one.
-        probabilities: compute these too.
-        read_ahead: cases that are read while another is segmented; each costs its memory.
+        wanted: what is made beside the labels.
 
     Raises:
         StorageError: nothing can be written any more.
         KeyboardInterrupt: the user stopped it.
     """
     silent: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _Writing(handle) as writing:
         warnings.filterwarnings("ignore", module="pytorch_lightning")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        loop = pl.Trainer(**silent, enable_model_summary=False, callbacks=[_Handler(handle)], **trainer)
-        stream = DataLoader(_CaseStream(cases, predictor, read_ahead), batch_size=None)
+        loop = pl.Trainer(**silent, enable_model_summary=False, callbacks=[_Handler(writing.add)], **trainer)
+        stream = DataLoader(_CaseStream(cases, predictor, wanted), batch_size=None)
         with _interruptible():
-            loop.predict(_PredictionModule(predictor, probabilities), stream, return_predictions=False)
+            loop.predict(_PredictionModule(predictor, wanted), stream, return_predictions=False)
+        writing.finish()
+
+
+class _Writing:
+    """Hands results to the writer's thread; the loop waits where one is still unwritten when the next but one comes."""
+
+    def __init__(self, handle: Callable[[Segmented], None]) -> None:
+        self.handle, self.failed = handle, False
+        self.pool = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self.pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "_Writing":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(cancel_futures=True)
+
+    def add(self, result: Segmented) -> None:
+        """Write `result` soon; raises what an earlier writing raised."""
+        self._await(1)
+        self.pending.append(self.pool.submit(self._write, result))
+
+    def finish(self) -> None:
+        """Wait until all is written; raises what the writing raised."""
+        self._await(0)
+
+    def _write(self, result: Segmented) -> None:
+        if self.failed:  # the loop is about to end: what waited behind the failure is made by the next run
+            return
+        try:
+            self.handle(result)
+        except BaseException:
+            self.failed = True
+            raise
+
+    def _await(self, left: int) -> None:
+        while len(self.pending) > left or (self.pending and self.pending[0].done()):
+            self.pending.popleft().result()
 
 
 @contextmanager
@@ -110,67 +175,77 @@ def _interruptible() -> Iterator[None]:
 class _CaseStream(IterableDataset[LoadedCase]):
     """Loads cases in threads: reading, numba and numpy leave the interpreter lock alone, and nothing is pickled."""
 
-    def __init__(self, cases: Sequence[Case], predictor: Predictor, read_ahead: int) -> None:
-        self.cases, self.predictor, self.read_ahead = cases, predictor, read_ahead
+    def __init__(self, cases: Sequence[Case], predictor: Predictor | EnsemblePredictor, wanted: Wanted) -> None:
+        self.cases, self.predictor, self.wanted = cases, predictor, wanted
 
     def __iter__(self) -> Iterator[LoadedCase]:
         waiting = deque(self.cases)
         pending: deque[Future[LoadedCase]] = deque()
-        with ThreadPoolExecutor(self.read_ahead) as pool:
+        pool = ThreadPoolExecutor(self.wanted.read_ahead, thread_name_prefix="read")
+        try:
             while waiting or pending:
-                while waiting and len(pending) <= self.read_ahead:
+                while waiting and len(pending) <= self.wanted.read_ahead:
                     pending.append(pool.submit(self._load, waiting.popleft()))
                 loaded = pending.popleft().result()
                 yield loaded
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def _load(self, case: Case) -> LoadedCase:
         start = time.perf_counter()
-        data, failure = None, None
+        data, geometry, spacing, failure = None, None, (1.0, 1.0, 1.0), None
         try:
-            data = self.predictor.preprocess(read_image(case.images))
+            image = read_image(case.images)
+            geometry, spacing = image.geometry, image.spacing
+            earlier = None if self.wanted.previous_stage is None else _earlier(self.wanted.previous_stage(case), image)
+            data = self.predictor.prepare(image, earlier)
         except Exception as error:  # whatever is wrong with one case is told at the end, beside the others' results
             failure = error
-        return LoadedCase(case, data, failure, time.perf_counter() - start)
+        return LoadedCase(case, data, geometry, spacing, failure, time.perf_counter() - start)
+
+
+def _earlier(path: Path, image: Image) -> NDArray[np.integer]:
+    label_map = read_label_map(path)
+    size = image.array.shape[1:]
+    extents = tuple(reversed(size))
+    if label_map.array.shape[1:] != size or corner_shift(image.geometry, label_map.geometry, extents) > _LARGEST_SHIFT:
+        remedy = "Predict the previous stage of this very image."
+        raise ImageError("the previous stage's label map is not in the image's geometry", path, remedy)
+    labels: NDArray[np.integer] = label_map.array[0]
+    return labels
 
 
 class _PredictionModule(pl.LightningModule):
-    def __init__(self, predictor: Predictor, probabilities: bool) -> None:
+    def __init__(self, predictor: Predictor | EnsemblePredictor, wanted: Wanted) -> None:
         super().__init__()
         self.networks = nn.ModuleList(predictor.networks)  # Lightning moves what it knows
-        self.predictor, self.probabilities = predictor, probabilities
+        self.predictor, self.wanted = predictor, wanted
 
     def predict_step(self, batch: LoadedCase, batch_idx: int) -> Segmented:
         seconds = {"read": batch.seconds}
-        if batch.data is None:
+        if batch.data is None or batch.geometry is None:
             return Segmented(batch.case, error=batch.error, seconds=seconds)
         try:
-            labels, probabilities = self._segment(batch.data, seconds)
+            return self._segment(batch, batch.geometry, seconds)
         except StorageError:
             raise
         except Exception as error:
             return Segmented(batch.case, error=error, seconds=seconds)
-        geometry = Geometry.from_json(batch.data.properties.geometry)
-        return Segmented(batch.case, labels, geometry, probabilities, seconds=seconds)
 
     def transfer_batch_to_device(self, batch: LoadedCase, device: torch.device, dataloader_idx: int) -> LoadedCase:
         return batch  # tiles are moved, never whole cases
 
-    def _segment(
-        self, case: PreprocessedCase, seconds: dict[str, float]
-    ) -> tuple[NDArray[np.unsignedinteger], NDArray[np.float32] | None]:
-        predictor = self.predictor
-        if not self.probabilities:
-            return predictor.segment(case, seconds), None
+    def _segment(self, batch: LoadedCase, geometry: Geometry, seconds: dict[str, float]) -> Segmented:
+        name = batch.case.identifier
+        store = None if self.wanted.stores is None else self.wanted.stores / f"{name}{SUFFIX}"
+        about = {"case": name, "geometry": geometry.to_json()}
+        result = self.predictor.segment_case(batch.data, store=store, about=about, entropy=self.wanted.entropy)
         start = time.perf_counter()
-        logits = sliding_window(predictor.networks, case.image, predictor.tiling, predictor.device)
-        seconds["network"] = time.perf_counter() - start
-        way_back = (case.properties, predictor.plan, predictor.labels)
-        result = (
-            logits_to_labels(logits, *way_back),
-            logits_to_probabilities(logits, *way_back, are_probabilities=predictor.tiling.probabilities),
-        )
-        seconds["export"] = time.perf_counter() - start - seconds["network"]
-        return result
+        labels = postprocessed(result.labels, batch.spacing, self.predictor.postprocessing)
+        seconds |= result.seconds
+        if self.predictor.postprocessing:
+            seconds["postprocess"] = time.perf_counter() - start
+        return Segmented(batch.case, labels, geometry, store, result.entropy, None, seconds, tuple(result.notes))
 
 
 class _Handler(BasePredictionWriter):

@@ -31,7 +31,7 @@ def load_network(
     if path.name == ONNX_FILE:
         from segplan.inference.onnx_network import OnnxNetwork
 
-        return OnnxNetwork(path)
+        return OnnxNetwork(path, model.files.read(model.weights_name(fold, checkpoint)))
     weights = model.read_weights(fold, checkpoint)
     if "target" in model.network:
         network = _build_named(model, network_target)

@@ -13,7 +13,8 @@ class OnnxNetwork(nn.Module):
     """Logits (B, K, *patch) of images (B, C, *patch) by onnxruntime; in float32, on the CPU.
 
     Args:
-        path: the exported network.
+        path: the exported network, as messages name it.
+        content: of it, where `path` is no file that could be opened.
 
     Raises:
         ModelError: onnxruntime is not installed, or cannot read the file.
@@ -21,7 +22,7 @@ class OnnxNetwork(nn.Module):
 
     deep_supervision = False
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, content: bytes | None = None) -> None:
         super().__init__()
         try:
             import onnxruntime
@@ -31,7 +32,8 @@ class OnnxNetwork(nn.Module):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source = content or str(path)
+            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own kinds, which derive from no common one
             raise ModelError(f"onnxruntime cannot read it ({error})", path, "Export the model again.") from error
         self._input = self._session.get_inputs()[0].name

@@ -85,7 +85,7 @@ class Record:
             for name, digest in cases.get(identifier, {}).get("outputs", {}).items():
                 written.setdefault(name, set()).add(digest)
         paths = {self.folder / name: digests for name, digests in written.items()}
-        return next((path for path, known in paths.items() if path.is_file() and file_hash(path) not in known), None)
+        return next((path for path, known in paths.items() if path.exists() and file_hash(path) not in known), None)
 
     def save(self, about: Mapping[str, Any]) -> None:
         """Write the record; `about` is further information for people (versions, device)."""
@@ -106,7 +106,12 @@ def record_files(folder: Path) -> list[Path]:
 
 
 def file_hash(path: Path) -> str | None:
-    """Hash of a file's content; None if it is not there."""
+    """Hash of a file's content, of a folder that of its files' names and sizes; None if it is not there."""
+    if path.is_dir():
+        digest = hashlib.blake2b(digest_size=12)
+        for piece in sorted(path.iterdir()):
+            digest.update(f"{piece.name}\0{piece.stat().st_size}\0".encode())
+        return digest.hexdigest()
     if not path.is_file():
         return None
     with path.open("rb") as file:

@@ -1,7 +1,6 @@
 """Networks of a model folder as ONNX files and as torch.export programs, each compared with its original."""
 
 import logging
-import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +12,22 @@ from segplan.errors import ModelError
 from segplan.imaging import atomic_folder, atomic_write
 from segplan.inference.network import load_network
 from segplan.inference.onnx_network import OnnxNetwork
-from segplan.model_folder import MODEL_FILE, ONNX_FILE, PREVIOUS, PROGRAM_FILE, ModelFolder
+from segplan.model_folder import MODEL_FILE, ONNX_FILE, POSTPROCESSING_FILE, PREVIOUS, PROGRAM_FILE, ModelFolder
 from segplan.preprocessing.plan_node import labels_of
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, relative to the largest logit where that is above 1, that an export may have."""
 
 
-def export_onnx(model: ModelFolder, target: Path) -> float:
+def export_onnx(model: ModelFolder, target: Path, network_target: str | None = None) -> float:
     """Write a model folder whose networks are ONNX files of a free batch size, for onnxruntime.
 
     Its model.json says how images are preprocessed and what the logits become; `Predictor` reads it as any other.
 
     Args:
-        model: with final weights.
+        model: whose final weights are taken, or the best where there are no others.
         target: the folder to make.
+        network_target: see `load_network`.
 
     Returns:
         The largest difference of a logit from the original's.
@@ -36,38 +36,39 @@ def export_onnx(model: ModelFolder, target: Path) -> float:
         ModelError: onnx is not installed, `target` is there already, or the export differs by more than `TOLERANCE`.
         StorageError: the disk is full or the folder cannot be written.
     """
-    return _export(model, target, ONNX_FILE, _write_onnx, OnnxNetwork)
+    return _export(model, target, network_target, (ONNX_FILE, _write_onnx, OnnxNetwork))
 
 
-def export_program(model: ModelFolder, target: Path) -> float:
+def export_program(model: ModelFolder, target: Path, network_target: str | None = None) -> float:
     """Write a model folder whose networks are torch.export programs of a free batch size, for AOTInductor and C++.
 
     Arguments and errors as for `export_onnx`; `Predictor` does not read these.
     """
-    return _export(model, target, PROGRAM_FILE, _write_program, _load_program)
+    return _export(model, target, network_target, (PROGRAM_FILE, _write_program, _load_program))
 
 
-def _export(
-    model: ModelFolder,
-    target: Path,
-    file_name: str,
-    write: Callable[[nn.Module, Tensor, Path], None],
-    load: Callable[[Path], Callable[[Tensor], Tensor]],
-) -> float:
+_Form = tuple[str, Callable[[nn.Module, Tensor, Path], None], Callable[[Path], Callable[[Tensor], Tensor]]]
+"""File name in a fold's folder, how it is written, and how it is read back."""
+
+
+def _export(model: ModelFolder, target: Path, network_target: str | None, form: _Form) -> float:
+    file_name, write, load = form
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise ModelError("it is there already", target, "Name a new folder, or remove this one.")
-    largest = 0.0
+    largest, kind = 0.0, model.best_kind
     with atomic_folder(target) as folder:
-        for fold in model.select_folds():
-            network = load_network(model, fold)
+        for fold in model.select_folds(checkpoint=kind):
+            network = load_network(model, fold, kind, network_target)
             if isinstance(network, OnnxNetwork):
                 raise ModelError("it is an export itself", model.path, "Export the model that it was made of.")
             path = folder / f"fold_{fold}" / file_name
             write(network, _example(model, 2), path)
             largest = max(largest, _difference(network, load(path), _example(model, 3), model.path))
         if model.previous is not None:
-            largest = max(largest, _export(model.previous, folder / PREVIOUS, file_name, write, load))
-        shutil.copyfile(model.path / MODEL_FILE, folder / MODEL_FILE)
+            largest = max(largest, _export(model.previous, folder / PREVIOUS, network_target, form))
+        copied = [MODEL_FILE, *([POSTPROCESSING_FILE] if model.postprocessing else [])]
+        for name in copied:
+            (folder / name).write_bytes(model.files.read(name))
     return largest
 
 

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from segplan.errors import ModelError
 from segplan.interop.nnunet import find_models, import_model
+from segplan.model_files import check_members, unsafe_name
 
 _WANTED = ("plans.json", "dataset.json", "checkpoint_final.pth", "checkpoint_best.pth")
 
@@ -74,9 +75,11 @@ def _opened(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="segplan-import-") as temporary:
         try:
             with zipfile.ZipFile(source) as archive:
-                for member in archive.infolist():
-                    if PurePosixPath(member.filename).name in _WANTED:
-                        archive.extract(member, temporary)  # drops .. and leading slashes
+                names = (member for member in archive.infolist() if not unsafe_name(member.orig_filename))
+                wanted = [member for member in names if PurePosixPath(member.filename).name in _WANTED]
+                check_members(wanted, source)
+                for member in wanted:
+                    archive.extract(member, temporary)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise ModelError(f"it is no whole zip file ({error})", source, "Name a folder or a zip.") from error
         except RuntimeError as error:  # encrypted, or of a compression that Python does not know

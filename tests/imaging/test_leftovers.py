@@ -6,9 +6,11 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from segplan.imaging import atomic_write, remove_leftovers
 
-WRITER = """
+FILE_WRITER = """
 import sys, time
 from pathlib import Path
 from segplan.imaging import atomic_write
@@ -18,13 +20,24 @@ with atomic_write(Path(sys.argv[1]) / "a.json") as temporary:
     time.sleep(60)
 """
 
+FOLDER_WRITER = """
+import sys, time
+from pathlib import Path
+from segplan.imaging import atomic_folder
+with atomic_folder(Path(sys.argv[1]) / "model") as temporary:
+    (temporary / "a.json").write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
 
 def names(folder):
     return [path.name for path in folder.iterdir()]
 
 
-def test_the_file_of_a_killed_writer_goes_at_once_and_that_of_a_living_one_stays(tmp_path):
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("program", [FILE_WRITER, FOLDER_WRITER], ids=["file", "folder"])
+def test_what_a_killed_writer_left_goes_at_once_and_a_living_ones_stays(tmp_path, program):
+    writer = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "writing\n"
     assert remove_leftovers(tmp_path) == 0
     assert len(names(tmp_path)) == 1

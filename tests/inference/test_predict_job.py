@@ -140,7 +140,7 @@ def test_a_kill_between_label_map_and_record_does_not_look_like_an_edit(model, i
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("segplan.jobs.predict.write_label_map", write_and_die)
+        patch.setattr("segplan.jobs.prediction_results.write_label_map", write_and_die)
         with pytest.raises(KeyboardInterrupt):
             run(config_of(model, images, output, force=True))
     assert run(config_of(model, images, output)) == 0
@@ -152,7 +152,7 @@ def test_ctrl_c_reaches_the_entry_point_and_works_again_afterwards(model, images
         raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr("segplan.jobs.predict.write_label_map", interrupt)
+    monkeypatch.setattr("segplan.jobs.prediction_results.write_label_map", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(config_of(model, images, tmp_path / "out"))
     assert signal.getsignal(signal.SIGINT) is before
@@ -285,7 +285,7 @@ def test_shards_share_the_cases_and_know_each_others_work(model, images, tmp_pat
 def test_probabilities_are_saved_and_agree_with_the_labels(model, images, tmp_path):
     output = tmp_path / "out"
     run(config_of(model, images, output))
-    assert run(config_of(model, images, output, save_probabilities=True)) == 0
+    assert run(config_of(model, images, output, save_probabilities="npz")) == 0
     probabilities = np.load(output / "t0.npz")["probabilities"]
     labels = sitk.GetArrayFromImage(sitk.ReadImage(str(output / "t0.nii.gz")))
     assert probabilities.shape == (4, *labels.shape)

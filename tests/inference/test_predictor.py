@@ -9,7 +9,7 @@ from nnunet_fixture import DATA, import_fixture
 from segplan.errors import ConfigError, ImageError, ModelError
 from segplan.imaging import read_image
 from segplan.inference import InferenceSettings, Predictor, resolve_precision, segment_stored_case
-from segplan.inference.predictor import image_from_array
+from segplan.inference.image_kinds import image_from_array
 from segplan.model_folder import ModelFolder, write_model_json, write_weights
 from segplan.networks import PlainUNet
 from segplan.preprocessing import CaseStore

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from segplan.errors import ConfigError
-from segplan.inference.predictor import image_from_array
+from segplan.inference.image_kinds import image_from_array
 from segplan.inference.resampled_first import preprocess_resampled_first
 from segplan.inference.settings import InferenceSettings
 from segplan.inference.tiled import Tiling, sliding_window

@@ -140,7 +140,7 @@ def test_a_model_json_that_contradicts_itself_is_refused(tmp_path, node, key, va
 
 
 def _image(array):
-    from segplan.inference.predictor import image_from_array
+    from segplan.inference.image_kinds import image_from_array
 
     return image_from_array(array, (1.5, 1.5, 1.5))
 

@@ -1,6 +1,5 @@
 """Make a model folder of a trained nnU-Net v2 model."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -117,7 +116,7 @@ def _add_previous(source: Path, stage: str, previous: Path | None, target: Path)
         if not (previous / "plans.json").is_file():
             what = f"it is a cascade, and its previous stage {stage} is not beside it ({previous.name})"
             raise ModelError(what, source, "Name it: previous=FOLDER.")
-    if (previous / MODEL_FILE).is_file():
+    if previous.is_file() or (previous / MODEL_FILE).is_file():
         _copy_model(ModelFolder.open(previous), target)
     else:
         import_model(previous, target, configuration=stage)
@@ -125,12 +124,11 @@ def _add_previous(source: Path, stage: str, previous: Path | None, target: Path)
 
 
 def _copy_model(model: ModelFolder, target: Path) -> None:
-    """What predicting with final weights needs; a run folder holds much more."""
-    for fold in model.select_folds():
-        source = model.weights_path(fold)
-        (target / f"fold_{fold}").mkdir(parents=True)
-        shutil.copyfile(source, target / f"fold_{fold}" / source.name)
-    shutil.copyfile(model.path / MODEL_FILE, target / MODEL_FILE)
+    """What predicting needs: final weights, or the best where there are no others; a run folder holds much more."""
+    kind = model.best_kind
+    for name in (MODEL_FILE, *(model.weights_name(fold, kind) for fold in model.select_folds(checkpoint=kind))):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(model.files.read(name))
 
 
 def _check_first_stage(first: ModelFolder, cascade: ModelFolder, where: Path) -> None:
