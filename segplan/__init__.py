@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from segplan.inference import Predictor
+    from segplan.inference import EnsemblePredictor, Predictor
 
-__all__ = ["Predictor", "__version__"]
+__all__ = ["EnsemblePredictor", "Predictor", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     # Imported on first use: `import segplan` must not load torch.
-    if name == "Predictor":
-        from segplan.inference import Predictor
+    if name in ("EnsemblePredictor", "Predictor"):
+        import segplan.inference
 
-        return Predictor
+        return getattr(segplan.inference, name)
     raise AttributeError(f"module 'segplan' has no attribute {name!r}")

@@ -25,10 +25,19 @@ _JOBS = (  # modules of segplan.commands, in the order of `segplan --help`
     "show-augmentation",
     "compare-plans",
     "networks",
+    "cascade",
+    "jobs",
+    "report",
+    "auto",
     "evaluate",
+    "select",
+    "ensemble",
+    "postprocess",
     "import-nnunet",
     "import-stunet",
     "export-model",
+    "reproduce",
+    "doctor",
     "demo",
     "completion",
 )
@@ -85,6 +94,8 @@ def _flags(given: list[str], parser: argparse.ArgumentParser) -> list[str]:
         key, separator, value = word.partition("=")
         if separator and key.replace("-", "_") in known and not Path(word).exists():
             flags.append(f"--{key.replace('_', '-')}={value}")
+        elif (option := job._option_string_actions.get(word)) is not None and option.nargs == 0:
+            flags.append(word)
         else:
             rest.append(word)
     # Options first: argparse does not go on with a list of positional words after one.

@@ -15,6 +15,7 @@ SCRIPTS = {
     "loading.py": [],
     "step_agreement.py": [],
     "training_time.py": [],
+    "training_step.py": [],
     "dice_small_budget.py": ["--full"],
 }
 
@@ -34,7 +35,7 @@ def on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
-@pytest.mark.parametrize("name", [*SCRIPTS, "reference_environment.py", "case_store.py"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "reference_environment.py", "case_store.py", "label_kinds.py"])
 def test_help_is_answered(name):
     done = run_script(name, "--help")
     assert done.returncode == 0, done.stderr

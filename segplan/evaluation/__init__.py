@@ -10,6 +10,7 @@ from segplan.evaluation.postprocessing_choice import (
     PostprocessingChoice,
     choose_postprocessing,
     choose_small_components,
+    score_trials,
 )
 from segplan.evaluation.renumbering import read_renumbering, renumber
 from segplan.evaluation.selection_file import Member, Selection, read_selection, write_selection
@@ -61,6 +62,7 @@ __all__ = [
     "renumber",
     "score_of",
     "score_pairs",
+    "score_trials",
     "scores_of_cases",
     "spatial_metrics",
     "summarize",

@@ -1,5 +1,6 @@
 """Sizes of connected components, and their removal, slab by slab: a label map of any length in bounded memory.
 
+All classes of a map are looked at in one pass: neighbours belong together where they are of the same class.
 Voxels that touch by a face, an edge or a corner belong together (26 neighbours in 3D, 8 in a single slice), which is
 nnU-Net's rule. Slabs overlap by one slice; a voxel of that slice has a component in both, which joins the two.
 """
@@ -11,45 +12,49 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from segplan.evaluation.boxes import slabs
-
 _CONNECTIVITY = 26
 _SLAB_VOXELS = 1 << 24  # a slab's working memory is some 6 bytes a voxel
 
 LabelArray = NDArray[np.integer[Any]]
-ReadMask = Callable[[int, int], NDArray[np.bool_]]
+ClassArray = NDArray[np.bool_ | np.integer[Any]]
+ReadClasses = Callable[[int, int], ClassArray]
 
 
 @dataclass(frozen=True)
 class Components:
-    """The components of a mask that was read in slabs.
+    """The components of a map of classes that was read in slabs.
 
     Args:
         sizes: voxels of each component (N,).
+        classes: of each component (N,).
         component_of: for each slab, the component of each of its provisional numbers; entry 0 is the background, -1.
         slabs: first and last (exclusive) slice of each slab, without the slice that it shares with the one before.
     """
 
     sizes: NDArray[np.int64]
+    classes: NDArray[np.int64]
     component_of: tuple[NDArray[np.int64], ...]
     slabs: tuple[tuple[int, int], ...]
 
 
-def find_components(read_mask: ReadMask, shape: tuple[int, ...], slab_voxels: int = _SLAB_VOXELS) -> Components:
-    """Find the components of a mask.
+def find_components(read_classes: ReadClasses, shape: tuple[int, ...], slab_voxels: int = _SLAB_VOXELS) -> Components:
+    """Find the components of each class.
 
     Args:
-        read_mask: gives slices z0 to z1 of the mask (d, Y, X).
-        shape: of the whole mask, (Z, Y, X).
+        read_classes: gives the classes (d, Y, X) of slices z0 to z1; 0 belongs to none. A mask is a single class.
+        shape: of the whole map, (Z, Y, X).
         slab_voxels: how much is looked at in one go.
     """
-    all_slabs = tuple(slabs(shape, slab_voxels))
+    slabs = tuple(_slabs(shape, slab_voxels))
     counts: list[NDArray[np.int64]] = []
+    class_of: list[NDArray[np.int64]] = []
     joined: list[NDArray[np.int64]] = []
     offset, above = 0, None
-    for start, end in all_slabs:
+    for start, end in slabs:
         shared = int(start > 0)
-        numbers, found = _number(read_mask(start - shared, end))
+        part = read_classes(start - shared, end)
+        numbers, found = number_components(part)
+        class_of.append(classes_of(part, numbers, found))
         counts.append(np.bincount(numbers[shared:].ravel(), minlength=found + 1)[1:].astype(np.int64))
         if above is not None:
             touching = numbers[0] > 0
@@ -58,19 +63,20 @@ def find_components(read_mask: ReadMask, shape: tuple[int, ...], slab_voxels: in
         above, offset = numbers[-1].astype(np.int64) + (offset - 1), offset + found
     roots = _roots(offset, joined)
     unique, component = np.unique(roots, return_inverse=True)
+    classes = np.concatenate([*class_of, np.zeros(0, np.int64)])[unique]
     voxels = np.concatenate([*counts, np.zeros(0, np.int64)])
     sizes = np.bincount(component, weights=voxels, minlength=len(unique)).astype(np.int64)
-    return Components(sizes, tuple(_split(component, [len(count) for count in counts])), all_slabs)
+    return Components(sizes, classes, tuple(_split(component, [len(count) for count in counts])), slabs)
 
 
 def remove_components(
-    labels: LabelArray, read_mask: ReadMask, components: Components, removed: NDArray[np.bool_]
+    labels: LabelArray, read_classes: ReadClasses, components: Components, removed: NDArray[np.bool_]
 ) -> None:
     """Set the voxels of some components to 0.
 
     Args:
         labels: label map (Z, Y, X), changed in place.
-        read_mask: as in `find_components`; it may look at `labels`.
+        read_classes: as in `find_components`; it may look at `labels`.
         components: what that function found.
         removed: which of them to remove (N,).
     """
@@ -80,18 +86,31 @@ def remove_components(
         if not is_removed.any():
             continue
         shared = int(start > 0)
-        numbers, _ = _number(read_mask(start - shared, end))
+        numbers, _ = number_components(read_classes(start - shared, end))
         labels[start:end][is_removed[numbers[shared:]]] = 0
 
 
-def _number(mask: NDArray[np.bool_]) -> tuple[NDArray[Any], int]:
-    """Number the components of a mask from 1, always in the same way; and how many there are."""
+def number_components(classes: ClassArray) -> tuple[NDArray[Any], int]:
+    """Number the components of a map of classes (Z, Y, X) from 1, always in the same way; and how many there are."""
     import cc3d
 
-    if not mask.any():
-        return np.zeros(mask.shape, np.uint8), 0
-    numbers, count = cc3d.connected_components(mask, connectivity=_CONNECTIVITY, return_N=True)
+    if not classes.any():
+        return np.zeros(classes.shape, np.uint8), 0
+    numbers, count = cc3d.connected_components(classes, connectivity=_CONNECTIVITY, return_N=True)
     return numbers, int(count)
+
+
+def classes_of(classes: ClassArray, numbers: NDArray[Any], count: int) -> NDArray[np.int64]:
+    """The class of each of the `count` components (N,) that `number_components` numbered."""
+    found = np.zeros(count + 1, np.int64)
+    found[numbers.ravel()] = classes.ravel()
+    return found[1:]
+
+
+def _slabs(shape: tuple[int, ...], slab_voxels: int) -> Iterator[tuple[int, int]]:
+    depth = max(1, slab_voxels // max(1, shape[1] * shape[2]))
+    for start in range(0, shape[0], depth):
+        yield start, min(start + depth, shape[0])
 
 
 def _roots(count: int, joined: list[NDArray[np.int64]]) -> NDArray[np.int64]:

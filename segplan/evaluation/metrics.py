@@ -53,6 +53,11 @@ class Targets:
             {str(value): (value,) for value in foreground}, {str(value): f"label {value}" for value in foreground}
         )
 
+    def only(self, labels: tuple[int, ...]) -> "Targets":
+        """The targets that have one of some labels."""
+        values = {key: members for key, members in self.values.items() if set(members) & set(labels)}
+        return Targets(values, {key: self.names[key] for key in values}, self.ignore)
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -63,11 +68,23 @@ class Counts:
     fn: int
     tn: int
 
+    @property
+    def dice(self) -> float:
+        """NaN where neither side has the target."""
+        sizes = 2 * self.tp + self.fp + self.fn
+        return 2 * self.tp / sizes if sizes else math.nan
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(self.tp + other.tp, self.fp + other.fp, self.fn + other.fn, self.tn + other.tn)
+
+    def __sub__(self, other: "Counts") -> "Counts":
+        return Counts(self.tp - other.tp, self.fp - other.fp, self.fn - other.fn, self.tn - other.tn)
+
     def metrics(self) -> dict[str, float]:
         """The case's metrics under nnU-Net's names: Dice and IoU are NaN where neither side has the target."""
         union = self.tp + self.fp + self.fn
         return {
-            "Dice": 2 * self.tp / (2 * self.tp + self.fp + self.fn) if union else math.nan,
+            "Dice": self.dice,
             "FN": self.fn,
             "FP": self.fp,
             "IoU": self.tp / union if union else math.nan,
@@ -115,7 +132,7 @@ def _joint_histogram(prediction: LabelArray, reference: LabelArray, known: NDArr
     size = len(known) + 1
     table = np.zeros(size * size, np.int64)
     for chunk in _chunks(prediction.size):
-        joint = _positions(reference[chunk], known) * size + _positions(prediction[chunk], known)
+        joint = positions(reference[chunk], known) * size + positions(prediction[chunk], known)
         table += np.bincount(joint, minlength=size * size)
     return table.reshape(size, size)
 
@@ -125,7 +142,7 @@ def _chunks(count: int) -> Iterator[slice]:
         yield slice(start, start + _CHUNK_VOXELS)
 
 
-def _positions(values: LabelArray, known: NDArray[np.int64]) -> NDArray[np.intp]:
+def positions(values: LabelArray, known: NDArray[np.int64]) -> NDArray[np.intp]:
     """1 + index of each value in the ascending `known`, 0 where it is not there."""
     if not known.size:
         return np.zeros(values.shape, np.intp)

@@ -68,41 +68,29 @@ def score_pairs(
     *,
     settings: MetricSettings | None = None,
     steps: Sequence[Step] = (),
-    trials: Sequence[Step] = (),
     num_workers: int | None = None,
-) -> list[dict[str, Any]]:
-    """Summaries of a set of cases, each case read once.
+) -> dict[str, Any]:
+    """The summary of a set of cases.
 
     Args:
         pairs: the cases.
         targets: what is evaluated.
         settings: metrics beyond the overlap.
         steps: postprocessing that comes first.
-        trials: each is tried by itself after `steps`.
         num_workers: processes; None chooses.
-
-    Returns:
-        The summary after `steps`, then that after `steps` and each trial.
 
     Raises:
         ImageError: a label map cannot be read.
         WorkerError: a process died.
     """
-    scored = run_cases(_score, [(pair, targets, settings, tuple(steps), tuple(trials)) for pair in pairs], num_workers)
-    return [summarize([case[index] for case in scored]) for index in range(1 + len(trials))]
+    return summarize(run_cases(_score, [(pair, targets, settings, tuple(steps)) for pair in pairs], num_workers))
 
 
-def _score(
-    pair: CasePair, targets: Targets, settings: MetricSettings | None, steps: tuple[Step, ...], trials: tuple[Step, ...]
-) -> list[CaseResult]:
+def _score(pair: CasePair, targets: Targets, settings: MetricSettings | None, steps: tuple[Step, ...]) -> CaseResult:
     prediction, reference, spacing = pair.read()
-    first = apply_postprocessing(prediction, spacing, steps)
-    results = []
-    for trial in ((), *((trial,) for trial in trials)):
-        labels = apply_postprocessing(first, spacing, trial)
-        metrics = case_metrics(labels, reference, targets)
-        if settings is not None and settings.groups:
-            spatial = spatial_metrics(labels, reference, spacing, targets, settings)
-            metrics = {key: values | spatial[key] for key, values in metrics.items()}
-        results.append(CaseResult(metrics, str(pair.prediction), pair.reference_name))
-    return results
+    labels = apply_postprocessing(prediction, spacing, steps)
+    metrics = case_metrics(labels, reference, targets)
+    if settings is not None and settings.groups:
+        spatial = spatial_metrics(labels, reference, spacing, targets, settings)
+        metrics = {key: values | spatial[key] for key, values in metrics.items()}
+    return CaseResult(metrics, str(pair.prediction), pair.reference_name)

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segplan.errors import ConfigError
-from segplan.evaluation.boxes import common_box, label_boxes
 from segplan.evaluation.components import find_components, remove_components
+from segplan.evaluation.metrics import positions
 
 KEEP_LARGEST = "keep_largest_component"
 REMOVE_SMALL = "remove_small_components"
@@ -88,12 +88,8 @@ def apply_postprocessing(
     """
     parsed = tuple(step if isinstance(step, Step) else _parse(step, "postprocessing") for step in steps or ())
     result = labels if in_place or not parsed else labels.copy()
-    # Steps only remove, so that the boxes of the beginning hold to the end.
-    boxes = label_boxes(result) if parsed else {}
-    for step in parsed:
-        box = common_box(step.labels, [boxes])
-        if box is not None:
-            _apply(result[box], step, voxel_volume(spacing))
+    for group in disjoint([step.labels for step in parsed]):
+        _apply(result, [parsed[index] for index in group], voxel_volume(spacing))
     return result
 
 
@@ -103,17 +99,49 @@ def voxel_volume(spacing: Sequence[float]) -> float:
     return y * x if z > _FLAT * max(y, x) else z * y * x
 
 
-def removed_voxels(labels: LabelArray, step: Step, volume: float) -> NDArray[np.bool_]:
-    """Which voxels of a label map (Z, Y, X) the step sets to 0.
+def disjoint(masks: Sequence[tuple[int, ...]]) -> list[range]:
+    """Runs of masks (their labels) that follow one another and share no label: what one pass over a map can look at."""
+    runs: list[range] = []
+    known: set[int] = set()
+    for index, members in enumerate(masks):
+        if not runs or known & set(members):
+            runs.append(range(index, index))
+            known = set()
+        known |= set(members)
+        runs[-1] = range(runs[-1].start, index + 1)
+    return runs
+
+
+def classes_by_mask(labels: LabelArray, masks: Sequence[tuple[int, ...]]) -> NDArray[np.bool_ | np.uint16]:
+    """For each voxel (Z, Y, X) 1 + the index of the mask that its label belongs to, or 0; one mask is a bool array.
 
     Args:
-        labels: label map, or the part of it that holds all of the step's labels.
-        step: the step.
-        volume: of a voxel, mm³.
+        labels: label map (Z, Y, X).
+        masks: the labels of each mask, which share none.
     """
-    left = labels.copy()
-    _apply(left, step, volume)
-    return np.asarray(left != labels)
+    pairs = sorted((value, index) for index, members in enumerate(masks, 1) for value in set(members))
+    known = np.array([value for value, _ in pairs], np.int64)
+    numbers = np.array([0, *(index for _, index in pairs)], bool if len(masks) == 1 else np.uint16)
+    classes = np.empty(labels.shape, numbers.dtype)
+    for z, plane in enumerate(labels):  # a slice at a time: positions take eight bytes a voxel
+        classes[z] = numbers[positions(plane, known)]
+    return classes
+
+
+def _apply(labels: LabelArray, steps: Sequence[Step], volume: float) -> None:
+    """Steps that share no label."""
+    masks = [step.labels for step in steps]
+
+    def read(start: int, end: int) -> NDArray[np.bool_ | np.uint16]:
+        return classes_by_mask(labels[start:end], masks)
+
+    components = find_components(read, labels.shape)
+    removed = np.zeros(components.sizes.shape, bool)
+    for number, step in enumerate(steps, 1):
+        own = components.classes == number
+        removed[own] = _is_removed(step, components.sizes[own], volume)
+    if removed.any():
+        remove_components(labels, read, components, removed)
 
 
 def _is_removed(step: Step, sizes: NDArray[np.int64], volume: float) -> NDArray[np.bool_]:
@@ -121,28 +149,6 @@ def _is_removed(step: Step, sizes: NDArray[np.int64], volume: float) -> NDArray[
     if step.operation == KEEP_LARGEST:
         return np.asarray(sizes < sizes.max(initial=0))
     return np.asarray(sizes * volume < (step.min_volume_mm3 or 0.0) * (1 - _TOLERANCE))
-
-
-def _apply(labels: LabelArray, step: Step, volume: float) -> None:
-    read_mask = _MaskReader(labels, step.labels)
-    components = find_components(read_mask, labels.shape)
-    removed = _is_removed(step, components.sizes, volume)
-    if removed.any():
-        remove_components(labels, read_mask, components, removed)
-
-
-@dataclass(frozen=True)
-class _MaskReader:
-    """Slices of the mask of some values of a label map."""
-
-    labels: LabelArray
-    values: tuple[int, ...]
-
-    def __call__(self, start: int, end: int) -> NDArray[np.bool_]:
-        part = self.labels[start:end]
-        if len(self.values) == 1:
-            return np.asarray(part == self.values[0])
-        return np.isin(part, self.values)
 
 
 def _parse(step: Mapping[str, Any], where: str) -> Step:

@@ -7,12 +7,12 @@ a mean; where it is on neither side, every metric is NaN and the case does not c
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from segplan.errors import ConfigError
-from segplan.evaluation.boxes import common_box, label_boxes
 from segplan.evaluation.lesions import count_lesions
 from segplan.evaluation.metrics import LabelArray, Targets
 from segplan.evaluation.postprocessing import voxel_volume
@@ -37,6 +37,9 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 LOWER_IS_BETTER = frozenset({"VolumeError_ml", "VolumeDissimilarity", "HD95", "HD95Max", "ASSD", "FN", "FP"})
 
 _SURFACE_GROUPS = ("nsd", "hd95", "assd")
+_LARGEST_VALUE = 1 << 16
+
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,11 @@ def spatial_metrics(
     if not settings.groups:
         return {key: {} for key in targets.values}
     ignored = None if targets.ignore is None else reference == targets.ignore
-    boxes, flat = (label_boxes(prediction), label_boxes(reference)), reference.shape[0] == 1
+    boxes, flat = (_boxes(prediction), _boxes(reference)), reference.shape[0] == 1
     found = {}
     for key, members in targets.values.items():
         masks = [np.zeros((1, 1, 1), bool)] * 2
-        box = common_box(members, boxes)
+        box = _common_box(members, boxes)
         if box is not None:
             masks = [np.isin(labels[box], members) for labels in (prediction, reference)]
             if ignored is not None:
@@ -147,3 +150,24 @@ def _of_target(
             yield "HD95Max", hd95_max(forth, back)
         if "assd" in settings.groups:
             yield "ASSD", assd(forth, back)
+
+
+def _boxes(labels: LabelArray) -> dict[int, Box]:
+    """The box of each foreground value of a label map."""
+    from scipy import ndimage
+
+    if labels.size and int(labels.min()) >= 0 and int(labels.max()) < _LARGEST_VALUE:
+        objects: list[Any] = ndimage.find_objects(labels if labels.dtype.kind == "i" else labels.astype(np.int32))
+        return {value: box for value, box in enumerate(objects, 1) if box is not None}
+    values, numbers = np.unique(labels, return_inverse=True)
+    objects = ndimage.find_objects(numbers.reshape(labels.shape) + 1)
+    return {int(value): box for value, box in zip(values, objects, strict=True) if value != 0}
+
+
+def _common_box(members: tuple[int, ...], boxes: Sequence[Mapping[int, Box]]) -> Box | None:
+    """The box around all members in all label maps."""
+    found = [known[value] for known in boxes for value in members if value in known]
+    if not found:
+        return None
+    sides = [slice(min(box[axis].start for box in found), max(box[axis].stop for box in found)) for axis in range(3)]
+    return sides[0], sides[1], sides[2]

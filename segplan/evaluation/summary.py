@@ -35,7 +35,7 @@ def summarize(cases: Sequence[CaseResult]) -> dict[str, Any]:
     """
     keys = list(cases[0].metrics) if cases else []
     names = tuple(cases[0].metrics[keys[0]]) if keys else METRICS
-    means = {key: {name: _nanmean([case.metrics[key][name] for case in cases]) for name in names} for key in keys}
+    means = {key: {name: mean_of_known([case.metrics[key][name] for case in cases]) for name in names} for key in keys}
     foreground = {name: _mean([means[key][name] for key in keys]) for name in names}
     per_case = [
         {
@@ -50,12 +50,17 @@ def summarize(cases: Sequence[CaseResult]) -> dict[str, Any]:
 
 def mean_over_occurring(summary: Mapping[str, Any], metric: str = "Dice") -> float:
     """Mean of a metric over the classes that occur; NaN if none does. For tables; summary.json keeps the plain mean."""
-    return _nanmean([float(values[metric]) for values in summary["mean"].values()])
+    return mean_of_known([float(values[metric]) for values in summary["mean"].values()])
 
 
 def cases_counted(summary: Mapping[str, Any], key: str) -> int:
     """Number of cases in which the target occurs, in the reference or the prediction."""
     return sum(not math.isnan(case["metrics"][key]["Dice"]) for case in summary["metric_per_case"])
+
+
+def mean_of_known(values: Sequence[float]) -> float:
+    """Mean of what is not NaN; NaN where all is."""
+    return _mean([value for value in values if not math.isnan(value)])
 
 
 def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
@@ -95,7 +100,3 @@ def write_csv(path: Path, summary: Mapping[str, Any], names: Mapping[str, str]) 
 
 def _mean(values: Sequence[float]) -> float:
     return float(math.fsum(values) / len(values)) if values else math.nan
-
-
-def _nanmean(values: Sequence[float]) -> float:
-    return _mean([value for value in values if not math.isnan(value)])

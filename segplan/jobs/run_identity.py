@@ -118,7 +118,7 @@ def claim_run_folder(folder: Path, identity: Mapping[str, Any]) -> None:
 
 
 def start_over(folder: Path) -> None:
-    """Discard all in RUN/fold_K but its config.yaml and trainer's record; whose RUN it is too if it has no other folds."""
+    """Discard all in RUN/fold_K but its config.yaml and record; whose RUN it is too if it has no other folds."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name in ("config.yaml", RECORD_FILE, PROVENANCE_FILE):
             continue

@@ -25,6 +25,7 @@ from segplan.evaluation import (
     paired_p_value,
     score_of,
     score_pairs,
+    score_trials,
     scores_of_cases,
     write_selection,
 )
@@ -192,7 +193,7 @@ def _candidates(trained: Sequence[Trained], request: Request, settings: MetricSe
         sources.append(((first, second), average_pair(first, second, folder)))
     result = []
     for members, pairs in sources:
-        summary = score_pairs(pairs, targets, settings=settings, num_workers=request.num_workers)[0]
+        summary = score_pairs(pairs, targets, settings=settings, num_workers=request.num_workers)
         result.append(Candidate(members, tuple(pairs), summary))
     return result
 
@@ -202,14 +203,14 @@ def _postprocessing(winner: Candidate, request: Request) -> tuple[Postprocessing
     labels = winner.trained[0].labels
     targets = Targets.from_labels(labels)
 
-    def score(steps: Sequence[Step], trials: Sequence[Step]) -> list[dict[str, Any]]:
-        return score_pairs(winner.pairs, targets, steps=steps, trials=trials, num_workers=request.num_workers)
+    def score(steps: Sequence[Step], trials: Sequence[Step]) -> list[dict[str, float]]:
+        return score_trials(winner.pairs, targets, steps, trials, request.num_workers)
 
     choice = choose_postprocessing(score, labels)
     if request.small_components:
         more = choose_small_components(winner.pairs, labels, choice.steps, request.num_workers)
         choice = PostprocessingChoice((*choice.steps, *more.steps), (*choice.tried, *more.tried))
-    return choice, score(choice.steps, ())[0]
+    return choice, score_pairs(winner.pairs, targets, steps=choice.steps, num_workers=request.num_workers)
 
 
 def _print_postprocessing(choice: PostprocessingChoice, trained: Trained) -> None:

@@ -112,7 +112,7 @@ def _configuration(
         batch_size=configured.batch_size,
         network=_NETWORKS[source.network["name"]],
         network_arguments=MappingProxyType(arguments),
-        dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.anisotropy_ratio,
+        dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.slicewise_ratio,
         normalization=normalization[0],
         use_mask_for_norm=normalization[1],
         common_slice_spacing=None,

@@ -131,7 +131,7 @@ def assemble(
         batch_size=configured.batch_size,
         network=settings.network,
         network_arguments=MappingProxyType(_own_channels(channels, previous_stage) | dict(network.arguments)),
-        dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.anisotropy_ratio,
+        dummy_2d=len(patch) == 3 and max(patch) / patch[0] > settings.slicewise_ratio,
         batch_dice=batch_dice,
         normalization=schemes,
         use_mask_for_norm=mask_flags(schemes, inputs.fingerprint.median_relative_size, settings),

@@ -110,9 +110,9 @@ def of_dummy_2d(patch_size: Sequence[int], axes: str, settings: PlannerSettings)
     if longest == 0:
         return f"no axis is longer than {axes[0]}: rotate about all axes"
     ratio = f"{axes[longest]} / {axes[0]} = {patch_size[longest]} / {patch_size[0]}"
-    if patch_size[longest] / patch_size[0] > settings.anisotropy_ratio:
-        return f"{ratio} > {settings.anisotropy_ratio:g}: rotate in plane only"
-    return f"{ratio}, not above {settings.anisotropy_ratio:g}: rotate about all axes"
+    if patch_size[longest] / patch_size[0] > settings.slicewise_ratio:
+        return f"{ratio} > {settings.slicewise_ratio:g}: rotate in plane only"
+    return f"{ratio}, not above {settings.slicewise_ratio:g}: rotate about all axes"
 
 
 def _millions(count: float) -> str:

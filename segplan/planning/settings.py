@@ -80,6 +80,8 @@ class PlannerSettings:
     """Most poolings of an axis in 3D; null: as many as the patch allows."""
     pooling_spacing_ratio: float = 2.0
     """An axis takes part in pooling and in 3-wide kernels only if its spacing is less than this times the finest."""
+    slicewise_ratio: float = 3.0
+    """3D patches whose longest edge is more than this many times the first are rotated in plane only."""
     anisotropy_ratio: float = 3.0
     """Spacings or sizes that differ by more than this factor make an axis anisotropic."""
     anisotropic_percentile: float = 10.0
@@ -111,7 +113,13 @@ class PlannerSettings:
                 raise _invalid(name, getattr(self, name), "Give a fraction between 0 and 1.")
         if self.anisotropic_percentile > 100:
             raise _invalid("anisotropic_percentile", self.anisotropic_percentile, "Give a number up to 100.")
-        for name in ("lowres_spacing_step", "anisotropy_ratio", "pooling_spacing_ratio", "lowres_isotropy_ratio"):
+        for name in (
+            "lowres_spacing_step",
+            "slicewise_ratio",
+            "anisotropy_ratio",
+            "pooling_spacing_ratio",
+            "lowres_isotropy_ratio",
+        ):
             if getattr(self, name) <= 1:
                 raise _invalid(name, getattr(self, name), "Give a number above 1.")
         for name, choices in _CHOICES.items():
@@ -243,6 +251,7 @@ _DECATHLON = PlannerSettings(
     max_poolings_3d=5,
     anisotropic_percentile=50.0,
     lowres_spacing_step=2.0,
+    slicewise_ratio=2.0,
 )
 
 PRESETS: Mapping[str, PlannerSettings] = MappingProxyType(

@@ -8,7 +8,7 @@ import pytest
 import SimpleITK
 
 from segplan.dataset import Labels
-from segplan.evaluation import CasePair, Targets, choose_postprocessing, score_of, score_pairs
+from segplan.evaluation import CasePair, Targets, choose_postprocessing, score_of, score_pairs, score_trials
 from segplan.jobs.select import best_of
 
 FOLDER = Path(__file__).parents[1] / "data" / "selection"
@@ -37,24 +37,22 @@ def scenario(request, tmp_path):
 def test_scores_winner_and_postprocessing_are_nnunets(scenario):
     recorded, labels, pairs = scenario
     targets = Targets.from_labels(labels)
-    summaries = [score_pairs(each, targets)[0] for each in pairs]
+    summaries = [score_pairs(each, targets) for each in pairs]
     scores = [summary["foreground_mean"]["Dice"] for summary in summaries]
     assert scores == pytest.approx(recorded["scores"], abs=1e-9, nan_ok=True)
     best = best_of([score_of(summary) for summary in summaries])
     assert CANDIDATES[best] == recorded["best"]
 
-    choice = choose_postprocessing(
-        lambda steps, trials: score_pairs(pairs[best], targets, steps=steps, trials=trials), labels
-    )
+    choice = choose_postprocessing(lambda steps, trials: score_trials(pairs[best], targets, steps, trials), labels)
     assert [step.to_json() for step in choice.steps] == recorded["steps"]
-    after = score_pairs(pairs[best], targets, steps=choice.steps)[0]
+    after = score_pairs(pairs[best], targets, steps=choice.steps)
     assert after["foreground_mean"]["Dice"] == pytest.approx(recorded["after"], abs=1e-9)
 
 
 def test_every_number_of_summary_json_is_nnunets(scenario):
     recorded, labels, pairs = scenario
     best = CANDIDATES.index(recorded["best"])
-    summary = score_pairs(pairs[best], Targets.from_labels(labels))[0]
+    summary = score_pairs(pairs[best], Targets.from_labels(labels))
     assert summary["foreground_mean"] == pytest.approx(recorded["foreground_mean"], abs=1e-9)
     assert summary["mean"].keys() == recorded["mean"].keys()
     for key, values in recorded["mean"].items():

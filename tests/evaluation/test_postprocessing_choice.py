@@ -10,6 +10,7 @@ from segplan.evaluation import (
     choose_postprocessing,
     choose_small_components,
     score_pairs,
+    score_trials,
 )
 
 LABELS = Labels.from_json({"labels": {"background": 0, "a": 1, "b": 2}})
@@ -17,14 +18,12 @@ REGIONS = Labels.from_json({"labels": {"background": 0, "all": [1, 2], "core": 2
 KEEP = "keep_largest_component"
 
 
-def dice(value_a, value_b, foreground=None):
-    """A summary with the mean Dice of both classes."""
-    mean = (value_a + value_b) / 2 if foreground is None else foreground
-    return {"foreground_mean": {"Dice": mean}, "mean": {"1": {"Dice": value_a}, "2": {"Dice": value_b}}}
+def dice(value_a, value_b):
+    return {"1": value_a, "2": value_b}
 
 
 class Scores:
-    """Answers with prepared summaries by the labels of all steps."""
+    """Answers with prepared means by the labels of all steps."""
 
     def __init__(self, answers):
         self.answers, self.asked = answers, []
@@ -58,8 +57,7 @@ def test_an_undefined_mean_accepts_nothing_but_classes_are_still_tried():
 
 def test_regions_are_tried_one_after_another_on_what_was_accepted():
     def of(value_a, value_b):
-        summary = dice(value_a, value_b)
-        return summary | {"mean": {"(1, 2)": {"Dice": value_a}, "2": {"Dice": value_b}}}
+        return {"(1, 2)": value_a, "2": value_b}
 
     scores = Scores(
         {
@@ -90,7 +88,67 @@ def test_the_volume_below_which_components_go_is_the_best_on_the_cases(tmp_path)
     (step,) = choice.steps
     assert step.labels == (1,)
     assert 3 * 0.5 < step.min_volume_mm3 <= 4 * 0.5
-    before, after = score_pairs(pairs, Targets.from_labels(LABELS), trials=choice.steps)
+    before, after = (score_pairs(pairs, Targets.from_labels(LABELS), steps=steps) for steps in ((), choice.steps))
     assert after["mean"]["1"]["Dice"] == 1
     assert choice.tried[0][2:] == pytest.approx((before["mean"]["1"]["Dice"], 1))
     assert choose_small_components(pairs, LABELS, choice.steps).steps == (), "nothing is left to gain"
+
+
+def write_pair(folder, prediction, reference, name="c"):
+    paths = [folder / f"{name}_{kind}.nii.gz" for kind in "pr"]
+    for path, array in zip(paths, (prediction, reference), strict=True):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(path))
+    return CasePair(name, *paths)
+
+
+@pytest.mark.parametrize("kind", ["labels", "regions", "ignore"])
+def test_trials_score_as_if_each_were_applied_by_itself(tmp_path, kind):
+    """The oracle applies a trial to the whole label map and counts all voxels again."""
+    content = {
+        "labels": {"labels": {"background": 0, "a": 1, "b": 2, "c": 5, "never": 7}},
+        "regions": {
+            "labels": {"background": 0, "all": [1, 2, 5], "core": [2, 5], "c": 5},
+            "regions_class_order": [1, 2, 5],
+        },
+        "ignore": {"labels": {"background": 0, "a": 1, "b": 2, "c": 5, "ignore": 6}},
+    }[kind]
+    labels, rng = Labels.from_json(content), np.random.default_rng(3)
+    values = [0, 0, 0, 1, 2, 5] + ([6] if kind == "ignore" else [])
+    pairs = []
+    for name in "xyz":
+        reference = rng.choice(values, (5, 9, 8)).astype(np.uint8)
+        prediction = np.where(rng.random(reference.shape) < 0.7, reference, rng.choice(values[:6], reference.shape))
+        pairs.append(write_pair(tmp_path, np.where(prediction == 6, 0, prediction).astype(np.uint8), reference, name))
+    targets = Targets.from_labels(labels)
+    trials = [Step(KEEP, members) for members in targets.values.values()]
+    trials += [Step("remove_small_components", members, 3.0) for members in targets.values.values()]
+    for steps in ([], [Step("remove_small_components", (1,), 2.0)]):
+        found = score_trials(pairs, targets, steps, trials)
+        expected = [score_pairs(pairs, targets, steps=[*steps, *more]) for more in ([], *([trial] for trial in trials))]
+        for ours, summary in zip(found, expected, strict=True):
+            assert ours == pytest.approx(
+                {key: each["Dice"] for key, each in summary["mean"].items()}, nan_ok=True, abs=0
+            )
+        assert len({tuple(each.values()) for each in found}) > len(trials) // 2, "the trials differ"
+
+
+def test_a_small_volume_that_helps_one_region_and_hurts_more_is_not_taken(tmp_path):
+    """Four voxels far from the rest are of the core but no enhancing part: without them that region is perfect, and
+    both regions around it lack them.
+    """
+    names = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}
+    regions = Labels.from_json({"labels": names, "regions_class_order": [1, 2, 3]})
+    reference = np.zeros((3, 12, 12), np.uint8)
+    reference[:, :5, :8] = 3
+    prediction = reference.copy()
+    reference[1, 9, 2:6], prediction[1, 9, 2:6] = 2, 3
+    pair = write_pair(tmp_path, prediction, reference)
+    choice = choose_small_components([pair], regions)
+    ((step, accepted, old, new),) = choice.tried
+    assert (step.labels, accepted, new) == ((3,), False, 1)
+    assert old < 1
+    assert choice.steps == ()
+    # With the four voxels outside everything, the same step helps all three regions.
+    reference[1, 9, 2:6] = 0
+    better = choose_small_components([write_pair(tmp_path, prediction, reference)], regions)
+    assert [step.labels for step in better.steps] == [(1, 2, 3)]

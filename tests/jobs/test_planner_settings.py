@@ -45,6 +45,7 @@ OVERRIDES = {
     "max_poolings_2d": (5, "0"),
     "max_poolings_3d": (5, "two"),
     "pooling_spacing_ratio": (1.5, "1"),
+    "slicewise_ratio": (4.0, "0.5"),
     "anisotropy_ratio": (4.0, "0.5"),
     "anisotropic_percentile": (25.0, "0"),
     "lowres_patch_fraction": (0.5, "2"),

@@ -215,6 +215,7 @@ def test_mirror_axes_are_those_of_the_augmentation(folder):
 )
 def test_automatic_number_of_workers_leaves_cores_to_the_network(monkeypatch, cpus, accelerator, devices, expected):
     monkeypatch.setattr(workers, "available_cpus", lambda: cpus)
+    monkeypatch.setattr(workers, "available_memory", lambda: 64_000_000_000)
     number, reason = auto_num_workers(accelerator, devices)
     assert number == expected
     assert f"{cpus} CPUs" in reason
