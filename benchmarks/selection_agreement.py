@@ -1,7 +1,7 @@
 """Best configuration, ensembles, postprocessing and summary.json: segplan's decision and nnU-Net's, on the same inputs.
 
-    python benchmarks/selection_agreement.py [--folder FOLDER] [--reference .venv-reference] [--scenarios 0 1 2 3 4 5]
-        [--record tests/data/selection]
+    python benchmarks/selection_agreement.py [--folder FOLDER] [--reference .venv-reference]
+        [--scenarios 0 1 2 3 4 5 6 7] [--record tests/data/selection]
 
 Makes small phantoms with noisy probabilities of two configurations and two folds, lays them out for both programs,
 runs `nnUNetv2_find_best_configuration` in the reference environment and `segplan select` here, and compares: every
@@ -37,6 +37,7 @@ CONFIGURATIONS = ("2d", "3d_fullres")
 CASES, SHAPE, SPACING = tuple("abcdef"), (10, 24, 26), (2.5, 0.8, 0.8)
 SPLITS = (CASES[:3], CASES[3:])
 FIRST_IN_PARTS = 4  # from this scenario on structures are mostly in two parts, and there is less noise
+FIRST_UNEQUAL = 6  # from this one on a configuration is so much worse that the other wins alone
 RECORDED = (1, 3)  # scenarios for the tests: two labels, regions
 LABELS = (
     {"labels": {"background": 0, "organ": 1}},
@@ -56,7 +57,7 @@ def scenario(index):
     labels = Labels.from_json(dataset)
     values = labels.all_labels
     references, probabilities = {}, {name: {} for name in CONFIGURATIONS}
-    level = [0.35, 0.45] if index < FIRST_IN_PARTS else [0.2, 0.25]
+    level = [0.35, 0.45] if index < FIRST_IN_PARTS else [0.2, 0.25] if index < FIRST_UNEQUAL else [0.2, 1.5]
     noise = dict(zip(CONFIGURATIONS, rng.permutation(level) + rng.uniform(-0.1, 0.1, 2), strict=True))
     for case in CASES:
         reference = phantom(rng, values, doubled=0.25 if index < FIRST_IN_PARTS else 0.9)
@@ -292,7 +293,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where everything is laid out (default: a temporary folder)")
     parser.add_argument("--reference", type=Path, default=Path(".venv-reference"))
-    parser.add_argument("--scenarios", type=int, nargs="+", default=range(6))
+    parser.add_argument("--scenarios", type=int, nargs="+", default=range(8))
     parser.add_argument("--record", type=Path, help="folder for nnU-Net's decisions, for the tests")
     options = parser.parse_args()
     root = options.folder or Path(tempfile.mkdtemp(prefix="segplan-selection-"))

@@ -26,6 +26,7 @@ def run(options: argparse.Namespace) -> int:
     """Do the job; returns the exit code."""
     from pathlib import Path
 
+    from segplan.entry.compose import compose_training
     from segplan.entry.locations import workspace_folder
     from segplan.errors import ConfigError
     from segplan.jobs.select import Request
@@ -54,4 +55,4 @@ def run(options: argparse.Namespace) -> int:
         output=None if options.output is None else Path(options.output),
         num_workers=options.num_workers,
     )
-    return select(request)
+    return select(request, lambda plan: compose_training(plan, workspace))

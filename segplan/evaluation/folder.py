@@ -119,7 +119,7 @@ def evaluate_pair(
     try:
         prediction, reference = read_label_map(pair.prediction), read_label_map(pair.reference)
     except ImageError as error:
-        return None, [Problem(pair.identifier, str(error), error.remedy or "Mend or replace the file.")]
+        return None, [_unreadable(pair, error)]
     problems = list(_grid_problems(pair.identifier, prediction, reference))
     if problems:
         return None, problems
@@ -137,7 +137,12 @@ def _reference_values(pair: Pair) -> list[int] | Problem:
     try:
         return [int(value) for value in np.unique(read_label_map(pair.reference).array)]
     except ImageError as error:
-        return Problem(pair.identifier, str(error), error.remedy or "Mend or replace the file.")
+        return _unreadable(pair, error)
+
+
+def _unreadable(pair: Pair, error: ImageError) -> Problem:
+    what = f"{error.where}: {error.what}" if error.where else error.what
+    return Problem(pair.identifier, what, error.remedy or "Mend or replace the file.")
 
 
 def _grid_problems(identifier: str, prediction: Image, reference: Image) -> Iterable[Problem]:

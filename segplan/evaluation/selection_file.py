@@ -11,6 +11,8 @@ from segplan.evaluation.postprocessing import Step, parse_steps
 from segplan.imaging import atomic_write
 
 SELECTION_FILE = "inference.yaml"
+SUMMARIES_FILE = "selection.json"
+"""Beside it: the summary of every candidate."""
 _KEYS = ("dataset", "members", "postprocessing", "scores")
 _MEMBER_KEYS = ("plan", "run", "folds", "checkpoint")
 _CHECKPOINTS = ("final", "best")

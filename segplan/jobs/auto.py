@@ -128,13 +128,15 @@ def with_budget(settings: AutoSettings, budget: Budget, compose: Compose, *, kee
         return replace(settings, overrides=[*budget.overrides(), *settings.overrides])
     chosen = chosen_configurations(settings)
     recorded = read_record(settings).get(_OWN, {})
-    key = f"{budget.seconds:g} {' '.join(chosen)} {' '.join(settings.overrides)}"
+    folds = {name: folds_of(settings, name) for name in chosen}
+    shares = " ".join(f"{name}:{','.join(folds[name])}" for name in chosen)
+    key = f"{budget.seconds:g} {shares} {' '.join(settings.overrides)}"
     if recorded.get("for") != key:
         share = budget.seconds / len(chosen)
         epochs = {}
         for name in chosen:
             found, _ = _estimate(settings, name, compose)
-            epochs[name] = epochs_within(share, found.epoch_seconds, len(folds_of(settings, name)))
+            epochs[name] = epochs_within(share, found.epoch_seconds, len(folds[name]))
         recorded = {"for": key, "epochs": epochs}
         if keep:
             write_record(settings, {**read_record(settings), _OWN: recorded})

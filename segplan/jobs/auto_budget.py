@@ -60,7 +60,8 @@ def epochs_within(seconds: float, epoch_seconds: float, trainings: int) -> int:
     epochs = int(seconds / trainings / epoch_seconds)
     if epochs < LEAST_EPOCHS:
         needed = LEAST_EPOCHS * trainings * epoch_seconds / 3600
-        what = f"the time is enough for {epochs} epochs of each of {trainings} trainings"
+        each = "the training" if trainings == 1 else f"each of {trainings} trainings"
+        what = f"the time is enough for {epochs} epochs of {each}"
         remedy = f"Give at least {needed:.1f}h, fewer folds= or configurations=, or shorter epochs: budget=100x50."
         raise ConfigError(what, "budget", remedy)
     return min(epochs, MOST_EPOCHS)

@@ -15,6 +15,7 @@ from segplan.imaging import IMAGE_ENDINGS, Geometry, split_ending
 from segplan.inference.npz_probabilities import probabilities_path
 from segplan.jobs.console import progress
 from segplan.jobs.fold_states import FoldState, fold_states
+from segplan.jobs.jobs_table import Compose, next_commands
 from segplan.jobs.plan_node import labels_of, store_folder
 from segplan.preprocessing import CaseStore, StoredCase
 
@@ -74,7 +75,13 @@ class Trained:
 
 
 def find_trained(
-    workspace: Path, dataset: str, run: str, configurations: Sequence[str] = (), folds: Sequence[int] = ()
+    workspace: Path,
+    dataset: str,
+    run: str,
+    configurations: Sequence[str] = (),
+    folds: Sequence[int] = (),
+    *,
+    compose: Compose | None = None,
 ) -> list[Trained]:
     """The configurations that can be compared.
 
@@ -84,9 +91,11 @@ def find_trained(
         run: name of the trainings.
         configurations: CONFIGURATION or NAME/CONFIGURATION; none: all of which something is trained.
         folds: none: all of the dataset's.
+        compose: gives the training configuration of a plan, for the overrides in the commands that train what is
+            missing; None: without overrides.
 
     Raises:
-        RunError: nothing is trained, or folds are missing; names the commands that train them.
+        RunError: nothing is trained, there is no such fold, or folds are missing; names the commands that train them.
     """
     root, _, name = dataset.partition("/")
     states = [state for state in fold_states(workspace, root) if state.run == run and state.fold.isdigit()]
@@ -95,22 +104,30 @@ def find_trained(
     plans = sorted({state.plan for state in states if state.trained}, key=_rank)
     if configurations:
         known = {state.plan for state in states}
-        plans = [_address(dataset, configuration, known) for configuration in configurations]
+        plans = list(dict.fromkeys(_address(dataset, configuration, known) for configuration in configurations))
     if not plans:
         remedy = "Train first: segplan train plan=DATASET/CONFIGURATION fold=0, and the other folds."
         raise RunError(f"no configuration is trained (run={run})", workspace / "runs" / dataset, remedy)
-    wanted = [state for state in states if state.plan in plans and (not folds or int(state.fold) in folds)]
-    _refuse_missing([state for state in wanted if not state.trained], plans)
+    of_plans = [state for state in states if state.plan in plans]
+    have = sorted({int(state.fold) for state in of_plans})
+    if unknown := sorted(set(folds) - set(have)):
+        remedy = f"There are {', '.join(map(str, have))}."
+        raise RunError(f"there is no fold {unknown[0]}", f"folds of {dataset}", remedy)
+    wanted = [state for state in of_plans if not folds or int(state.fold) in folds]
+    _refuse_missing([state for state in wanted if not state.trained], plans, workspace, compose)
     return [_trained(workspace, plan, run, [state for state in wanted if state.plan == plan]) for plan in plans]
 
 
 def check_same_cases(trained: Sequence[Trained]) -> None:
-    """Refuse to compare configurations on different cases.
+    """Refuse to compare configurations on different cases, or with different labels.
 
     Raises:
-        RunError: names the configuration and a case that it lacks, or one whose case is in two folds.
+        RunError: names the configuration and a case that it lacks, one whose case is in two folds, or what differs.
     """
     for each in trained:
+        if each.labels != trained[0].labels:
+            what = f"{each.name} and {trained[0].name} were trained with different labels"
+            raise RunError(what, each.folder, "Compare configurations with the same labels: configurations=[…].")
         twice = [one for one, other in zip(each.identifiers, each.identifiers[1:], strict=False) if one == other]
         if twice:
             raise RunError(f"{twice[0]} is a validation case of two folds", each.folder, "Choose folds=[…] apart.")
@@ -203,6 +220,9 @@ def average_pair(first: Trained, second: Trained, folder: Path) -> list[CasePair
 def _trained(workspace: Path, plan: str, run: str, states: Sequence[FoldState]) -> Trained:
     splits = read_splits((workspace / "plan" / plan).parent / "splits_final.json")
     folds = sorted(int(state.fold) for state in states)
+    if folds[-1] >= len(splits):
+        what = f"fold {folds[-1]} is trained, and the plan's splits_final.json has {len(splits)} folds"
+        raise RunError(what, states[0].folder.parent, "Name the folds to compare: folds=[0,1].")
     config = _config(states[0].folder)
     return Trained(
         Member(plan, run, tuple(folds)),
@@ -220,15 +240,20 @@ def _config(folder: Path) -> DictConfig:
     return config
 
 
-def _refuse_missing(missing: Sequence[FoldState], plans: Sequence[str]) -> None:
+def _refuse_missing(
+    missing: Sequence[FoldState], plans: Sequence[str], workspace: Path, compose: Compose | None
+) -> None:
     if not missing:
         return
-    commands = "; ".join(
-        state.command_line or f"(fold {state.fold} of {state.plan} is {state.status})" for state in missing
-    )
+    closed = [f"(fold {state.fold} of {state.plan} is {state.status})" for state in missing if not state.command]
+    if compose is None:
+        commands = [state.command_line for state in missing if state.command]
+    else:
+        commands = next_commands(missing, workspace, compose)
+    words = "; ".join([*commands, *closed])
     noun = "fold is" if len(missing) == 1 else "folds are"
     others = "" if len(plans) == 1 else " Or compare what is there: configurations=[…], folds=[…]."
-    raise RunError(f"{len(missing)} {noun} not trained yet", None, f"Train: {commands}.{others}")
+    raise RunError(f"{len(missing)} {noun} not trained yet", None, f"Train: {words}.{others}")
 
 
 def _address(dataset: str, configuration: str, known: set[str]) -> str:

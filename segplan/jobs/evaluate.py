@@ -24,7 +24,7 @@ from segplan.evaluation import (
 from segplan.evaluation.metrics import METRICS
 from segplan.jobs.console import is_terminal, print_table
 
-COLUMNS = ("class", "Dice", "IoU", "cases")
+_DEFAULT_TOLERANCE = "2"
 
 
 def run(
@@ -35,7 +35,7 @@ def run(
     dataset_json: Path | None = None,
     *,
     metrics: Sequence[str] = (),
-    nsd_tolerance: str = "2",
+    nsd_tolerance: str = _DEFAULT_TOLERANCE,
     lesion_overlap: float = 0.0,
     num_workers: int | None = None,
 ) -> int:
@@ -71,14 +71,15 @@ def run(
         write_csv(target.with_suffix(".csv"), evaluation.summary, evaluation.targets.names)
     for note in evaluation.notes:
         print(f"{note.case}: {note.what}. {note.remedy}")
-    _show((*COLUMNS[:-1], *settings.names, COLUMNS[-1]), table_rows(evaluation))
+    columns, *rows = table_rows(evaluation)
+    _show(columns, rows)
     if target is not None:
         print(f"written: {target} and {target.with_suffix('.csv').name}")
     return 0
 
 
 def table_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
-    """Rows of the table: class, metrics, cases; one a class, then the mean over the classes that occur."""
+    """The table: heads (class, metrics, cases), a row for each class, then the mean over the classes that occur."""
     summary, rows = evaluation.summary, []
     shown = ("Dice", "IoU", *(name for name in summary["foreground_mean"] if name not in METRICS))
     for key, name in evaluation.targets.names.items():
@@ -88,7 +89,8 @@ def table_rows(evaluation: Evaluation) -> list[tuple[str, ...]]:
     means_of_all = [_number(mean_over_occurring(summary, name)) for name in shown]
     absent = sum(math.isnan(means["Dice"]) for means in summary["mean"].values())
     mean_name = "mean foreground" + (f" (without {absent} that never occur)" if absent else "")
-    return [*rows, (mean_name, *means_of_all, str(len(summary["metric_per_case"])))]
+    heads = ("class", *shown, "cases")
+    return [heads, *rows, (mean_name, *means_of_all, str(len(summary["metric_per_case"])))]
 
 
 def metric_settings(
@@ -99,25 +101,39 @@ def metric_settings(
     Raises:
         ConfigError: there is no such metric or class, or a value is no number.
     """
-    asked = [word for word in metrics if word not in ("dice", "iou")]
+    asked = [word.lower() for word in metrics if word.lower() not in ("dice", "iou")]
     groups = tuple(GROUPS) if "all" in asked else tuple(dict.fromkeys(asked))
-    targets = None if labels is None else Targets.from_labels(labels)
+    general, by_key = _tolerances(nsd_tolerance, None if labels is None else Targets.from_labels(labels))
+    settings = MetricSettings(groups, general, by_key, lesion_overlap)
+    for key, given, group in (
+        ("nsd_tolerance", nsd_tolerance != _DEFAULT_TOLERANCE, "nsd"),
+        ("lesion_overlap", lesion_overlap != MetricSettings().lesion_overlap, "lesions"),
+    ):
+        if given and group not in groups:
+            raise ConfigError(f"is for {group}, which is not computed", key, f"Ask for {group}, or leave {key}= out.")
+    return settings
+
+
+def _tolerances(text: str, targets: Targets | None) -> tuple[float, dict[str, float]]:
+    """The NSD's tolerance, mm, and those of single targets by key; without targets, these are named by their values."""
     keys = {} if targets is None else {name: key for key, name in targets.names.items()}
     general, by_key = MetricSettings().tolerance_mm, {}
-    for entry in nsd_tolerance.strip("{}[]").split(","):
-        name, _, value = entry.rpartition(":")
+    for entry in text.strip("{}[]").split(","):
+        name, _, value = (part.strip() for part in entry.rpartition(":"))
         try:
             tolerance = float(value)
         except ValueError as error:
-            raise ConfigError(f"{entry} is no distance", "nsd_tolerance", "Give mm, or class:mm,class:mm.") from error
-        name = name.strip()
+            raise ConfigError(f"{entry!r} is no distance", "nsd_tolerance", "Give mm, or class:mm,class:mm.") from error
         if not name:
             general = tolerance
+        elif targets is None and not name.isdigit():
+            remedy = "Name its value, such as 1:3, or give the names: dataset_json=FILE."
+            raise ConfigError(f"nothing tells which label {name} is", "nsd_tolerance", remedy)
         elif targets is not None and name not in keys and name not in targets.values:
             raise ConfigError(f"there is no class {name}", "nsd_tolerance", f"There are {', '.join(keys)}.")
         else:
             by_key[keys.get(name, name)] = tolerance
-    return MetricSettings(groups, general, by_key, lesion_overlap)
+    return general, by_key
 
 
 def _labels(reference: Path, dataset_json: Path | None) -> Labels | None:

@@ -11,6 +11,7 @@ from segplan.imaging import IMAGE_ENDINGS, read_label_map, write_label_map
 from segplan.jobs.console import progress
 
 _NNUNET = "remove_all_but_largest_component_from_segmentation"
+_KNOWN = "Give inference.yaml, a YAML list of steps, or nnU-Net's postprocessing.json."
 
 
 def run(predictions: Path, output: Path, file: Path) -> int:
@@ -64,12 +65,17 @@ def read_steps(path: Path) -> tuple[Step, ...]:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
-        remedy = "Give inference.yaml, a YAML list of steps, or nnU-Net's postprocessing.json."
-        raise ConfigError("cannot be read", path, remedy) from error
+        raise ConfigError("cannot be read", path, _KNOWN) from error
     if isinstance(content, Mapping) and "postprocessing_fns" in content:
-        return _of_nnunet(content, path)
+        try:
+            return _of_nnunet(content, path)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f"is no postprocessing.json of nnU-Net ({type(error).__name__}: {error})"
+            raise ConfigError(what, path, _KNOWN) from error
     if isinstance(content, Mapping) and "members" in content:
         return read_selection(path).postprocessing
+    if isinstance(content, Mapping) and "postprocessing" not in content:
+        raise ConfigError("has no list of steps under postprocessing", path, _KNOWN)
     return parse_steps(content["postprocessing"] if isinstance(content, Mapping) else content, str(path))
 
 

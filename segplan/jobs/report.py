@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from segplan.errors import ConfigError, SegplanError
-from segplan.evaluation import mean_over_occurring
+from segplan.evaluation import Selection, Step, mean_over_occurring
 from segplan.imaging import atomic_write
-from segplan.jobs.fold_states import fold_states, planned_configurations
-from segplan.jobs.report_gather import Explain, gather_run
+from segplan.jobs.fold_states import fold_states, planned_configurations, read_summary
+from segplan.jobs.report_gather import Explain, case_identifier, gather_run
 from segplan.reporting.report_data import ReportLook, RunLook, SelectionLook
 from segplan.reporting.report_page import report_page
 
@@ -70,6 +70,8 @@ def find_runs(target: str, workspace: Path) -> tuple[Path, list[tuple[str, str]]
             return Path(*parts[:place]), [("/".join(parts[place + 1 : -1]), parts[-1])]
         raise ConfigError("is no run of a workspace", folder, "Name WORKSPACE/runs/DATASET/CONFIGURATION/RUN.")
     words = target.strip("/").split("/")
+    if folder.is_dir() and (runs := next((each for each in folder.parents if each.name == "runs"), None)) is not None:
+        workspace, words = runs.parent, list(folder.relative_to(runs).parts)
     states = fold_states(workspace, words[0])
     pairs = list(dict.fromkeys((state.plan, state.run) for state in states if state.folder.is_dir()))
     chosen = [pair for pair in pairs if f"{pair[0]}/{pair[1]}/".startswith("/".join(words) + "/")]
@@ -109,19 +111,20 @@ def _describe(workspace: Path, plan: str) -> tuple[str, int | None]:
 
 def _selection(workspace: Path, group: str) -> SelectionLook | None:
     """What `segplan select` wrote for the dataset, where it can be read."""
-    from segplan.evaluation.selection_file import SELECTION_FILE, read_selection
+    from segplan.evaluation.selection_file import SELECTION_FILE, SUMMARIES_FILE, read_selection
 
     path = workspace / "runs" / group / SELECTION_FILE
     try:
         selection = read_selection(path)
     except SegplanError:
         return None
-    compared = _compared(path.with_name("selection.json"))
+    compared = _compared(path.with_name(SUMMARIES_FILE))
     members = [
         f"{member.plan}, run {member.run}, folds {', '.join(map(str, member.folds))}, {member.checkpoint} weights"
         for member in selection.members
     ]
-    steps = [_in_words(step.to_json()) for step in selection.postprocessing]
+    names = _class_names(workspace, group)
+    steps = [_in_words(step, names) for step in selection.postprocessing]
     return SelectionLook(
         members,
         steps,
@@ -131,16 +134,50 @@ def _selection(workspace: Path, group: str) -> SelectionLook | None:
         best=str(compared.get("best") or ""),
         metric=str(compared.get("metric") or "Dice"),
         after=compared.get("best_after_postprocessing"),
+        outdated=_is_outdated(workspace, selection, compared.get("candidates") or {}),
     )
 
 
-def _in_words(step: Mapping[str, Any]) -> str:
-    """`keep largest component: labels 1, 2`."""
-    values = {key: value for key, value in step.items() if key != "operation"}
-    parts = [
-        f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}" for key, value in values.items()
-    ]
-    return f"{str(step.get('operation')).replace('_', ' ')}: {'; '.join(parts)}"
+def _is_outdated(workspace: Path, selection: Selection, candidates: Mapping[str, Any]) -> bool:
+    """Whether a selected model's cases have other scores by now than when it was selected."""
+    for member in selection.members:
+        decided = candidates.get(member.plan.partition("/")[2])
+        run = workspace / "runs" / member.plan / member.run
+        now = [read_summary(run / f"fold_{fold}" / "validation" / "summary.json") for fold in member.folds]
+        if decided is None or None in now:
+            continue
+        if _scores([decided]) != _scores([each for each in now if each is not None]):
+            return True
+    return False
+
+
+def _scores(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """The Dice of every class by case, as text, in which NaN equals NaN."""
+    cases = [case for summary in summaries for case in summary["metric_per_case"]]
+    return {
+        case_identifier(str(case["prediction_file"])): [repr(each["Dice"]) for each in case["metrics"].values()]
+        for case in cases
+    }
+
+
+def _class_names(workspace: Path, group: str) -> dict[tuple[int, ...], str]:
+    """Names of classes and regions by their labels; empty where the dataset.json beside the plan is gone."""
+    from segplan.jobs.plan_description import read_plan_description
+
+    try:
+        labels = read_plan_description(workspace / "plan" / group / "dataset.json").labels
+    except SegplanError:
+        return {}
+    return {members: name for name, members in labels.targets.items()} | {
+        labels.foreground_labels: "all classes joined"
+    }
+
+
+def _in_words(step: Step, names: Mapping[tuple[int, ...], str]) -> str:
+    """`keep largest component: kidney`, `remove small components: lesion, below 30 mm³`."""
+    labels = f"label{'s' if len(step.labels) > 1 else ''} {', '.join(map(str, step.labels))}"
+    size = "" if step.min_volume_mm3 is None else f", below {step.min_volume_mm3:g} mm³"
+    return f"{step.operation.replace('_', ' ')}: {names.get(step.labels, labels)}{size}"
 
 
 def _compared(path: Path) -> dict[str, Any]:

@@ -52,7 +52,8 @@ def gather_run(workspace: Path, plan: str, run: str, explain: Explain, pictures:
     if not cases:
         notes.insert(0, "No fold of this run is validated yet, so there are no scores.")
     elif unfinished:
-        notes.insert(0, f"Not yet validated, so not in the numbers: fold {', '.join(unfinished)}.")
+        noun = "fold" if len(unfinished) == 1 else "folds"
+        notes.insert(0, f"Not yet validated, so not in the numbers: {noun} {', '.join(unfinished)}.")
     illustrated: list[Illustrated] = []
     if labels is not None and store is not None and cases:
         chosen = choose_cases([(f"{case.fold}/{case.identifier}", case.dice) for case in cases], pictures)

@@ -29,7 +29,7 @@ from segplan.evaluation import (
     scores_of_cases,
     write_selection,
 )
-from segplan.evaluation.selection_file import SELECTION_FILE
+from segplan.evaluation.selection_file import SELECTION_FILE, SUMMARIES_FILE
 from segplan.imaging import atomic_write
 from segplan.jobs.console import print_table, workspace_word
 from segplan.jobs.cross_validation import (
@@ -43,6 +43,7 @@ from segplan.jobs.cross_validation import (
     validate_again,
 )
 from segplan.jobs.evaluate import metric_settings
+from segplan.jobs.jobs_table import Compose
 
 METRICS: Mapping[str, tuple[str, str | None]] = {
     "dice": ("Dice", None),
@@ -100,8 +101,12 @@ class Candidate:
         return " + ".join(each.name for each in self.trained)
 
 
-def run(request: Request) -> int:
+def run(request: Request, compose: Compose | None = None) -> int:
     """Compare, decide, print and write inference.yaml and, beside it, selection.json with all summaries.
+
+    Args:
+        request: what to compare, and how.
+        compose: gives the training configuration of a plan, for the commands that train missing folds.
 
     Returns:
         The exit code, 0.
@@ -113,7 +118,9 @@ def run(request: Request) -> int:
     """
     metric, settings = _metric(request)
     folds = _folds(request.folds)
-    trained = find_trained(request.workspace, request.dataset, request.run, request.configurations, folds)
+    path = _selection_file(request)
+    chosen = request.configurations
+    trained = find_trained(request.workspace, request.dataset, request.run, chosen, folds, compose=compose)
     check_same_cases(trained)
     _complete(trained, request)
     candidates = _candidates(trained, request, metric_settings(settings, request.nsd_tolerance, 0.0, trained[0].labels))
@@ -123,7 +130,7 @@ def run(request: Request) -> int:
     winner = candidates[best]
     choice, after = _postprocessing(winner, request)
     _print_postprocessing(choice, winner.trained[0])
-    path = _write(request, candidates, winner, metric=metric, choice=choice, after=after)
+    _write(path, request, candidates, winner, metric=metric, choice=choice, after=after)
     print(f"best: {winner.name}. Written: {path}")
     words = ["python", "predict.py", f"inference={path}", "input=FOLDER", "output=FOLDER"]
     print(f"Next: {shlex.join([*words, *workspace_word(request.workspace)])}")
@@ -160,10 +167,18 @@ def comparison_rows(candidates: Sequence[Candidate], best: int, metric: str) -> 
 
 
 def _metric(request: Request) -> tuple[str, tuple[str, ...]]:
-    if request.metric not in METRICS:
+    word = request.metric.lower()
+    if word not in METRICS:
         raise ConfigError(f"there is no metric {request.metric}", "metric", f"Use {', '.join(METRICS)}.")
-    name, group = METRICS[request.metric]
+    name, group = METRICS[word]
     return name, () if group is None else (group,)
+
+
+def _selection_file(request: Request) -> Path:
+    path = request.output or request.workspace / "runs" / request.dataset / SELECTION_FILE
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigError("is no YAML file", f"output={path}", "Name one: output=inference.yaml.")
+    return path
 
 
 def _folds(words: Sequence[str]) -> tuple[int, ...]:
@@ -224,6 +239,7 @@ def _print_postprocessing(choice: PostprocessingChoice, trained: Trained) -> Non
 
 
 def _write(
+    path: Path,
     request: Request,
     candidates: Sequence[Candidate],
     winner: Candidate,
@@ -231,8 +247,7 @@ def _write(
     metric: str,
     choice: PostprocessingChoice,
     after: Mapping[str, Any],
-) -> Path:
-    path = request.output or request.workspace / "runs" / request.dataset / SELECTION_FILE
+) -> None:
     scores = {
         "metric": metric,
         "cases": len(winner.pairs),
@@ -252,6 +267,5 @@ def _write(
     write_selection(path, Selection(dataset, members, choice.steps, scores), header)
     summaries = {each.name: each.summary for each in candidates}
     report = {"best": winner.name, "metric": metric, "candidates": summaries, "best_after_postprocessing": after}
-    with atomic_write(path.with_name("selection.json")) as temporary:
+    with atomic_write(path.with_name(SUMMARIES_FILE)) as temporary:
         temporary.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    return path

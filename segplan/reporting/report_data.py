@@ -156,6 +156,7 @@ class SelectionLook:
         best: name of the one that was chosen.
         metric: what decided, as summary.json calls it.
         after: the summary of the chosen one after postprocessing.
+        outdated: whether one of the models was trained again since.
     """
 
     members: Sequence[str]
@@ -166,6 +167,7 @@ class SelectionLook:
     best: str = ""
     metric: str = "Dice"
     after: Mapping[str, Any] | None = None
+    outdated: bool = False
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ def _selection(selection: SelectionLook, classes: Sequence[ClassLook]) -> list[s
         f"<p>{about}, as <code>{escape(selection.file)}</code> has it for predict.py:</p><ul>{members}</ul>",
         f"<p>Its label maps are then cleaned:</p><ul>{steps}</ul>" if steps else "<p>Without postprocessing.</p>",
     ]
+    if selection.outdated:
+        parts.append("<p><b>A model was trained again since this was decided: run segplan select again.</b></p>")
     if selection.candidates:
         parts += _candidates(selection, classes)
     rows = list(_score_rows(selection.scores))

@@ -134,8 +134,8 @@ def test_lesions_are_components_and_one_voxel_finds_them_unless_more_is_asked():
 
 
 def test_words_of_the_command_line_make_settings():
-    settings = metric_settings(["dice", "nsd", "hd95"], "1.5,b:3", 0.1, LABELS)
-    assert settings == MetricSettings(("nsd", "hd95"), 1.5, {"2": 3.0}, 0.1)
+    settings = metric_settings(["Dice", "nsd", "HD95", "lesions"], "1.5, b:3", 0.1, LABELS)
+    assert settings == MetricSettings(("nsd", "hd95", "lesions"), 1.5, {"2": 3.0}, 0.1)
     assert metric_settings(["all"], "2", 0, None).groups == tuple(GROUPS)
     for words, tolerance, message in [
         (["hd"], "2", "no metric hd"),
@@ -162,11 +162,31 @@ def test_the_command_writes_all_metrics_as_json_and_csv(tmp_path, capsys):
         "nsd_tolerance=a:1",
     ]
     assert main(words) == 0
-    assert "LesionF1" in capsys.readouterr().out
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     values = json.loads((tmp_path / "pred" / "summary.json").read_text())["mean"]["1"]
+    printed = dict(zip(lines[0][1:-1], lines[1][2:-1], strict=True))
+    assert printed == {name: f"{values[name]:.4f}" for name in printed}, "each value stands below its own name"
+    assert {"Dice", *MetricSettings(tuple(GROUPS)).names} <= printed.keys()
     assert values["NSD"] == 1
     assert values["HD95"] == pytest.approx(0.7)
     rows = list(csv.DictReader((tmp_path / "pred" / "summary.csv").open()))
     assert [(row["case"], row["class"], row["label"]) for row in rows] == [("c1", "a", "1"), ("c1", "b", "2")]
     assert float(rows[0]["HD95"]) == pytest.approx(0.7)
     assert rows[1]["Dice"] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["metrics=[nsd]", "nsd_tolerance=liver:3"], "nothing tells which label liver is"),
+        (["nsd_tolerance=3"], "is for nsd, which is not computed"),
+        (["metrics=[nsd]", "lesion_overlap=0.5"], "is for lesions, which is not computed"),
+        (["metrics=[nonsense]"], "no metric nonsense"),
+    ],
+)
+def test_words_that_would_change_nothing_are_refused(tmp_path, capsys, words, message):
+    for folder in ("pred", "refs"):
+        (tmp_path / folder).mkdir()
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(HERE), str(tmp_path / folder / "c1.nii.gz"))
+    assert main(["evaluate", str(tmp_path / "pred"), str(tmp_path / "refs"), *words]) == 2
+    assert message in capsys.readouterr().err

@@ -5,10 +5,11 @@ import pytest
 import SimpleITK
 
 from segplan.cli import main
-from segplan.errors import StoreError
+from segplan.errors import ConfigError, StoreError
 from segplan.imaging import read_label_map
 from segplan.inference.npz_probabilities import open_probabilities
 from segplan.inference.probabilities import ProbabilityWriter
+from segplan.jobs.postprocess import read_steps
 
 SHAPE, SPACING = (3, 6, 7), (3.0, 0.5, 0.7)
 REGIONS = {"labels": {"background": 0, "both": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
@@ -94,3 +95,18 @@ def test_postprocessing_reads_the_selection_plain_steps_and_nnunets_file(tmp_pat
     assert "1 label maps, 1 changed by 1 steps" in capsys.readouterr().out
     assert main(["postprocess", str(tmp_path / "pred"), str(tmp_path / "pred"), str(tmp_path / "steps.yaml")]) == 2
     assert "is the folder of the predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"postprocessing_fns": ["remove_all_but_largest_component_from_segmentation"]}, "no postprocessing.json"),
+        ({"steps": []}, "no list of steps"),
+    ],
+)
+def test_files_that_hold_no_steps_are_refused_with_what_can_be_given(tmp_path, content, said):
+    file = tmp_path / "steps.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(ConfigError, match=said) as refused:
+        read_steps(file)
+    assert "inference.yaml" in str(refused.value)

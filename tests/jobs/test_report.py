@@ -15,6 +15,7 @@ from tiny_run import make_run
 
 from segplan.cli import main
 from segplan.errors import ConfigError
+from segplan.evaluation import Member, Selection, Step, write_selection
 from segplan.jobs.report import find_runs
 from segplan.jobs.report_gather import case_identifier
 
@@ -170,7 +171,8 @@ def test_folds_that_are_missing_are_named(workspace, tmp_path):
 
 def test_a_run_folder_brings_its_own_workspace(workspace, tmp_path):
     folder = workspace / "runs" / DATASET / "3d_fullres" / "default"
-    assert find_runs(str(folder / "fold_0"), tmp_path) == (workspace, [(f"{DATASET}/3d_fullres", "default")])
+    for place in (folder / "fold_0", folder, folder.parent, workspace / "runs" / DATASET):
+        assert find_runs(str(place), tmp_path) == (workspace, [(f"{DATASET}/3d_fullres", "default")])
 
 
 def test_a_dataset_without_runs_is_refused_with_the_command_that_trains_one(tmp_path):
@@ -211,3 +213,30 @@ def test_what_select_decided_is_shown_with_its_candidates(workspace, tmp_path):
     assert "Selected model" in page.text
     rows = {row[0]: row for row in page.rows if row and row[0] in candidates}
     assert float(rows["2d + 3d_fullres"][2]) == summary["mean"]["1"]["Dice"]
+
+
+def test_a_selection_is_called_outdated_when_its_models_score_otherwise_by_now(workspace, tmp_path):
+    shutil.copytree(workspace, tmp_path / "w")
+    folder = tmp_path / "w" / "runs" / DATASET
+    files = [folder / "3d_fullres" / "default" / f"fold_{fold}" / "validation" / "summary.json" for fold in (0, 1)]
+    first, second = (json.loads(file.read_text()) for file in files)
+    both = first | {"metric_per_case": first["metric_per_case"] + second["metric_per_case"]}
+    steps = [Step("keep_largest_component", (1,)), Step("remove_small_components", (1, 2), 30.0)]
+    member = Member(f"{DATASET}/3d_fullres", folds=(0, 1))
+    write_selection(folder / "inference.yaml", Selection(DATASET, (member,), tuple(steps)))
+    (folder / "selection.json").write_text(json.dumps({"best": "3d_fullres", "candidates": {"3d_fullres": both}}))
+    plan = folder.parents[1] / "plan" / DATASET / "dataset.json"
+    names = {
+        "labels": {"background": 0, "kidney": 1, "other": 2},
+        "channel_names": {"0": "CT"},
+        "numTraining": 4,
+        "file_ending": ".nii.gz",
+    }
+    plan.write_text(json.dumps(names))
+    text = Page(report(tmp_path / "w")).text
+    assert "trained again" not in text
+    assert "keep largest component: kidney" in text
+    assert "remove small components: all classes joined, below 30 mm³" in text
+    second["metric_per_case"][0]["metrics"]["1"]["Dice"] = 0.125
+    files[1].write_text(json.dumps(second))
+    assert "A model was trained again since this was decided" in Page(report(tmp_path / "w")).text

@@ -1,16 +1,20 @@
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from tiny_run import make_run
 
 from segplan.cli import main
+from segplan.dataset import Labels
 from segplan.errors import RunError
 from segplan.evaluation import read_selection
 from segplan.imaging import read_label_map
 from segplan.inference.npz_probabilities import open_probabilities, probabilities_path
-from segplan.jobs.cross_validation import find_trained
+from segplan.jobs.cross_validation import check_same_cases, find_trained
 from segplan.jobs.prediction_models import ensemble_of_file
 from segplan.jobs.select import best_of
 from segplan.jobs.train_fold import run as train
@@ -113,9 +117,30 @@ def test_words_that_cannot_work_are_refused(workspace, capsys):
         (["folds=[all]"], "all is no fold"),
         (["ensembles=perhaps"], "must be true or false"),
         (["run=other"], "no configuration is trained"),
+        (["folds=[0,7]"], "there is no fold 7. There are 0, 1."),
+        (["output=folder"], "output=folder: is no YAML file"),
     ]:
         assert main(["select", DATASET, f"workspace={workspace}", *words]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_commands_for_missing_folds_carry_the_overrides_of_the_others(workspace, tmp_path):
+    shutil.copytree(workspace, tmp_path / "w")
+    shutil.rmtree(tmp_path / "w" / "runs" / DATASET / "2d" / "default" / "fold_1")
+    config = OmegaConf.load(folder_of(workspace, "2d", 0).parent / "config.yaml")
+    config.optimizer.lr = 0.5
+    with pytest.raises(
+        RunError, match=r"fold is not trained yet. Train: segplan train \S*2d fold=1 .*optimizer.lr=0.01"
+    ):
+        find_trained(tmp_path / "w", DATASET, "default", compose=lambda plan: OmegaConf.to_container(config))
+
+
+def test_configurations_with_different_labels_are_not_compared(workspace):
+    one, other = find_trained(workspace, DATASET, "default", ["2d", "3d_fullres", "2d"])
+    check_same_cases([one, other])
+    labels = Labels.from_json({"labels": {"background": 0, "a": 1, "other": 2}})
+    with pytest.raises(RunError, match="3d_fullres and 2d were trained with different labels"):
+        check_same_cases([one, replace(other, labels=labels)])
 
 
 def test_the_best_is_the_first_of_equals_and_never_what_has_no_score():
