@@ -266,7 +266,10 @@ def write_weights(folder: Path, fold: int | str, weights: Mapping[str, "Tensor"]
 
     path = folder / f"fold_{fold}" / _file(checkpoint)
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # an ordinary file's; safetensors makes one that its owner alone can read
         save_file({key: value.detach().cpu().contiguous() for key, value in weights.items()}, temporary)
+        temporary.chmod(mode)
     return path
 
 

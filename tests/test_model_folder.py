@@ -134,3 +134,9 @@ def test_identity_changes_with_weights_folds_and_plan_only(tmp_path):
     assert len({model.identity(("0",)), model.identity(("0", "1")), other.identity(("0",))}) == 3
     write_weights(tmp_path / "a", 0, {"weight": torch.zeros(2, 2)})
     assert model.identity(("0",)) != same.identity(("0",))
+
+
+def test_weights_can_be_read_by_whoever_reads_other_files(tmp_path):
+    other = tmp_path / "other"
+    other.touch()
+    assert write_weights(tmp_path, 0, {"weight": torch.zeros(1)}).stat().st_mode == other.stat().st_mode

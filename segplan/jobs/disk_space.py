@@ -9,6 +9,7 @@ import torch
 
 from segplan.errors import StorageError
 from segplan.imaging import TEMPORARY_PREFIX
+from segplan.training.adan import Adan
 
 _SPARE = 1.1  # metrics, label maps and file systems take some too
 
@@ -44,15 +45,18 @@ def space_needed(module: pl.LightningModule) -> int:
     """Bytes of last, best and final checkpoint, of two files of weights, and of one more checkpoint being written."""
     weights: int = sum(tensor.nbytes for tensor in module.state_dict().values())
     trained: int = sum(parameter.nbytes for parameter in module.parameters() if parameter.requires_grad)
-    whole = weights + _states_per_parameter(module) * trained
+    copies = 2 if getattr(module, "average", None) is not None else 1  # an average of the weights is kept beside them
+    whole = copies * weights + _states_per_parameter(module) * trained
     return 3 * whole + 3 * weights
 
 
 def _states_per_parameter(module: pl.LightningModule) -> int:
-    """Tensors of a parameter's size that the optimiser keeps for each: momentum, or Adam's moments."""
+    """Tensors of a parameter's size that the optimiser keeps for each: momentum, or Adam's or Adan's means."""
     optimizer = module.configure_optimizers()
     if not isinstance(optimizer, torch.optim.Optimizer):
         return 2
+    if isinstance(optimizer, Adan):
+        return 4
     if "betas" in optimizer.defaults:
         return 3 if optimizer.defaults.get("amsgrad") else 2
     return 1 if optimizer.defaults.get("momentum", 1) else 0

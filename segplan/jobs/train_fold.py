@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from segplan.errors import RunError
-from segplan.imaging import atomic_write
+from segplan.imaging import atomic_write, remove_leftovers
 from segplan.jobs import training_device, training_parts
 from segplan.jobs.dashboards import Dashboards, describe_run, open_dashboards, send_scores
 from segplan.jobs.disk_space import check_disk
@@ -51,8 +51,10 @@ def run(config: DictConfig) -> int:
 def _train(setup: TrainingSetup, identity: dict[str, Any], dashboards: Dashboards) -> tuple[str | None, bool]:
     """Train to the end; returns the signal that stopped it before, if one did, and whether there was anything to do."""
     resume = None if setup.starts_over else _checkpoint_to_resume(setup, identity)
-    if resume is not None and _is_finished(load_checkpoint(resume), setup.config):
+    if resume is not None and _is_finished(saved := load_checkpoint(resume), setup.config):
         if training_parts.is_first_rank():
+            if because := saved["segplan"].get("ended_because"):  # more epochs would change nothing
+                print(f"the training has ended: {because}", flush=True)
             claim_run_folder(setup.folder, identity)
             _finish_writing(setup, resume)
         return None, False
@@ -63,10 +65,13 @@ def _train(setup: TrainingSetup, identity: dict[str, Any], dashboards: Dashboard
     stop = StopOnSignal()
     trainer = training_parts.build_trainer(setup, stop, dashboards)
     if training_parts.is_first_rank():
+        for folder in (setup.checkpoints, setup.folder, setup.validation):
+            remove_leftovers(folder)  # of a command that was killed while it wrote
         check_disk(setup.checkpoints, module)
         _begin(setup, identity)  # not before all is built: what cannot work must not discard what is there
-        describe_run(dashboards, setup)
-        print(training_parts.loader_processes(data, trainer), flush=True)
+        describe_run(dashboards, setup, 0 if resume is None else int(load_checkpoint(resume)["global_step"]))
+        notes = (training_parts.loader_processes(data, trainer), training_parts.warmup_note(setup.config))
+        print(*filter(None, notes), sep="\n", flush=True)
     try:
         training_parts.fit(setup, trainer, module, data, resume)
     except TrainingStoppedError as stopped:

@@ -24,6 +24,7 @@ from segplan.jobs.training_device import accelerator, precision
 from segplan.jobs.training_setup import TrainingSetup
 from segplan.jobs.whole_case_dice import whole_cases
 from segplan.patches import PatchDataModule
+from segplan.patches.augmentation_device import check_device
 from segplan.training import PatchDice, SafeCheckpointIO, SegmentationModule
 from segplan.training.callbacks import (
     Checkpoints,
@@ -140,10 +141,11 @@ def build_data(setup: TrainingSetup) -> PatchDataModule:
     """The loaders of training and validation patches.
 
     Raises:
-        ConfigError: a value of the `data` node cannot work.
+        ConfigError: a value of the `data` node cannot work, or patches cannot be augmented where it is asked for.
     """
     config = setup.config
     _check_keys("data", config.data, PatchDataModule, _DATA_SET_BY_SEGPLAN)
+    check_device(str(config.augmentation.get("device", "cpu")), accelerator(config))
     return PatchDataModule(
         store_folder=setup.store.folder,
         split=setup.split,
@@ -238,6 +240,15 @@ def loader_processes(data: PatchDataModule, trainer: pl.Trainer) -> str:
     """How many loader processes each training process gets, why, and through what memory batches come."""
     data.trainer = trainer  # as `fit` will do: the device decides
     return data.loading()
+
+
+def warmup_note(config: DictConfig) -> str | None:
+    """What to tell of a warm-up that takes all epochs, so that the learning rate never falls; None if it does not."""
+    warmup, epochs = config.schedule.get("warmup_epochs", 0), int(config.trainer.max_epochs)
+    if not warmup or warmup < epochs:
+        return None
+    reached = f"the learning rate only rises, to {epochs / warmup:.0%} of optimizer.lr, and never falls"
+    return f"schedule.warmup_epochs={warmup} of trainer.max_epochs={epochs}: {reached}"
 
 
 def validation_batches(config: DictConfig) -> int:

@@ -17,7 +17,7 @@ def whole_cases(setup: TrainingSetup) -> list[WholeCases]:
     """The callback that measures it, as `validation.every_n_epochs` and `validation.num_cases` say; none where off.
 
     Raises:
-        ConfigError: a value cannot work, or the fold has no validation cases.
+        ConfigError: a value cannot work, it would never be measured, or the fold has no validation cases.
     """
     node = setup.config.validation
     every, number = (node.get(key, default) for key, default in _DEFAULTS.items())
@@ -25,7 +25,11 @@ def whole_cases(setup: TrainingSetup) -> list[WholeCases]:
         return []
     if not setup.split.validation:
         raise ConfigError("the fold has no validation cases", "validation.every_n_epochs", "Use another fold, or null.")
-    return [WholeCases(choose_cases(setup.split.validation, number), case_dice(setup), every)]
+    measured = WholeCases(choose_cases(setup.split.validation, number), case_dice(setup), every)
+    if every > (epochs := int(setup.config.trainer.max_epochs)):
+        what = f"{every} is more than all epochs ({epochs}): nothing would be measured, and no best be chosen"
+        raise ConfigError(what, "validation.every_n_epochs", f"Give {epochs} or less, or null.")
+    return [measured]
 
 
 def case_dice(setup: TrainingSetup) -> Callable[[nn.Module, str], dict[str, float]]:

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from segplan.errors import ConfigError
-from segplan.training.micro_batches import forward_in_parts
+from segplan.training.micro_batches import forward_in_parts, is_out_of_memory
 
 MemoryFormat = Literal["contiguous", "channels_last"]
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -145,20 +145,26 @@ def choose_execution(wishes: ExecutionWishes, probe: Probe) -> tuple[Execution, 
     if wishes.memory_format == "channels_last":
         memory_format = "channels_last"
     elif not compiled and (wishes.memory_format == "measure" or (wishes.memory_format == "auto" and device == "cuda")):
-        memory_format, times = probe.fastest_format()
-        notes.append(f"memory format {memory_format}, measured: {times}")
+        memory_format, note = _measured(wishes, probe)
+        notes.append(note)
     set_memory_format(probe.network, memory_format)
     return Execution(compiled, memory_format), notes
 
 
-def take_up(execution: Execution, probe: Probe) -> tuple[Execution, list[str]]:
-    """Compute as a checkpoint says; where the network cannot be compiled here, without that."""
+def take_up(execution: Execution, wishes: ExecutionWishes, probe: Probe) -> tuple[Execution, list[str]]:
+    """Compute as a checkpoint says, except for what the wishes now name outright, and uncompiled where need be."""
     notes = []
-    if execution.compiled and (trouble := probe.compiles()) is not None:
-        execution = Execution(False, execution.memory_format, execution.parts)
-        notes.append(f"the run was compiled so far and cannot be here, so results differ in rounding: {trouble}")
-    set_memory_format(probe.network, execution.memory_format)
-    return execution, notes
+    compiled = execution.compiled if wishes.compile == "auto" else wishes.compile
+    if compiled and (trouble := probe.compiles()) is not None:
+        compiled = False
+        notes.append(f"the network cannot be compiled here, so it runs uncompiled: {trouble}")
+    is_named = wishes.memory_format in ("contiguous", "channels_last")
+    memory_format = cast(MemoryFormat, wishes.memory_format) if is_named else execution.memory_format
+    chosen = replace(execution, compiled=compiled, memory_format=memory_format)
+    if chosen != execution:
+        notes.append(f"results differ in rounding from now on: {_text(execution)} before, {_text(chosen)} now")
+    set_memory_format(probe.network, memory_format)
+    return chosen, notes
 
 
 def agree(network: nn.Module, mine: Execution, of_ranks: Sequence[Execution]) -> Execution:
@@ -169,6 +175,21 @@ def agree(network: nn.Module, mine: Execution, of_ranks: Sequence[Execution]) ->
             network._compiled_call_impl = None
         set_memory_format(network, agreed.memory_format)
     return agreed
+
+
+def _measured(wishes: ExecutionWishes, probe: Probe) -> tuple[MemoryFormat, str]:
+    """The faster format and what there is to tell; a batch that fits in parts alone is not measured."""
+    try:
+        memory_format, times = probe.fastest_format()
+    except RuntimeError as error:
+        if wishes.oom != "shrink" or not is_out_of_memory(error):
+            raise
+        return "contiguous", "memory format contiguous, not measured: a whole batch does not fit"
+    return memory_format, f"memory format {memory_format}, measured: {times}"
+
+
+def _text(execution: Execution) -> str:
+    return f"{'compiled' if execution.compiled else 'uncompiled'}, {execution.memory_format}"
 
 
 def _torch_format(axes: int) -> torch.memory_format:

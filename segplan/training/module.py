@@ -292,12 +292,12 @@ class SegmentationModule(pl.LightningModule):
 
     def _set_up_execution(self, image: Tensor) -> None:
         """Decide how to compute, or take up what the checkpoint says, and tell it; the ranks do the same."""
-        self._is_set_up = True
+        self._is_set_up, self.batch_size = True, len(image)
         probe = Probe(self.network, image, self.trainer.precision_plugin.forward_context)
         if self.execution is None:
             chosen, notes = choose_execution(self._wishes, probe)
         else:
-            chosen, notes = take_up(self.execution, probe)
+            chosen, notes = take_up(self.execution, self._wishes, probe)
         self.execution = agree(self.network, chosen, gather_objects(chosen))
         if self.trainer.is_global_zero:
             for note in notes:

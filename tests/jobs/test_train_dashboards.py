@@ -86,6 +86,18 @@ def test_pictures_may_be_left_out(tmp_path):
     assert read_back(config).Tags()["images"] == []
 
 
+def test_a_picture_that_cannot_be_drawn_ends_no_training(tmp_path, capfd, monkeypatch):
+    def broken(*_, **__):
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr("segplan.dashboards.pictures.write_overlay", broken)
+    config = make_run(tmp_path, "trainer.max_epochs=2")
+    config.logger = dashboards("tensorboard", pictures={"every": 1})
+    assert run(config) == 0
+    assert capfd.readouterr().err.count("no more pictures (ValueError: no such colour)") == 1
+    assert len(read_back(config).Scalars("train_loss")) == 2
+
+
 @pytest.mark.parametrize(
     ("node", "message"),
     [

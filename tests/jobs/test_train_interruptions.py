@@ -8,10 +8,12 @@ import pytest
 import torch
 from tiny_run import make_run
 
+from segplan.imaging import TEMPORARY_PREFIX
 from segplan.jobs import disk_space
 from segplan.jobs.prepare import fold_folder
 from segplan.jobs.train import main
 from segplan.training import load_checkpoint
+from segplan.training.adan import Adan
 from segplan.training.callbacks import Checkpoints
 
 
@@ -112,6 +114,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_training(tmp_path, monke
         (lambda params: torch.optim.SGD(params, 0.1, momentum=0.9), 3 * 2 + 3),
         (lambda params: torch.optim.AdamW(params, 0.1), 3 * 3 + 3),
         (lambda params: torch.optim.SGD(params, 0.1), 3 + 3),
+        (Adan, 3 * 5 + 3),
     ],
 )
 def test_the_space_counts_what_the_optimiser_keeps(optimizer, factor):
@@ -122,6 +125,19 @@ def test_the_space_counts_what_the_optimiser_keeps(optimizer, factor):
         configure_optimizers=lambda: optimizer(network.parameters()),
     )
     assert disk_space.space_needed(module) == 400 * factor
+    module.average = object()  # the checkpoints hold an average of the weights too
+    assert disk_space.space_needed(module) == 400 * (factor + 3)
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_command(tmp_path):
+    config = make_run(tmp_path, "trainer.max_epochs=1", "trainer.limit_train_batches=1", "data.patch_size=[8,8,8]")
+    checkpoints = fold_folder(config) / "checkpoints"
+    checkpoints.mkdir()
+    half = checkpoints / f"{TEMPORARY_PREFIX}0.0.0-last.ckpt"
+    half.write_bytes(b"half")
+    os.utime(half, (0, 0))
+    assert main(command_of(config)) == 0
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["best.ckpt", "final.ckpt", "last.ckpt"]
 
 
 class StopInSecondEpoch(Checkpoints):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from test_train import StopAt, same
-from tiny_run import make_run
+from tiny_run import CONFIGS, make_run
 
 from segplan.errors import ConfigError, RunError
 from segplan.jobs.prepare import fold_folder
@@ -108,7 +109,7 @@ def test_the_true_dice_of_the_last_epoch_is_that_of_the_final_validation(tmp_pat
     assert checkpoint_of(config)["segplan"]["best_true_dice"] == pytest.approx(float(last["true_dice"]))
 
 
-def test_with_every_option_on_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, monkeypatch):
+def test_with_every_option_on_a_run_that_was_stopped_ends_like_one_that_was_not(tmp_path, monkeypatch, capsys):
     options = (
         "module.ema_decay=0.6",
         "module.memory_format=measure",
@@ -146,6 +147,9 @@ def test_with_every_option_on_a_run_that_was_stopped_ends_like_one_that_was_not(
     assert left["segplan"]["average"]["steps"] == 12
     own = left["segplan"]["average"]["own"]
     assert any(not torch.equal(own[key], left["state_dict"][f"network.{key}"]) for key in own)
+    parted.trainer.max_epochs = 12
+    assert run(parted) == 0
+    assert "the training has ended: score has made no progress" in capsys.readouterr().out
 
 
 def test_out_of_time_a_run_is_saved_and_the_same_command_goes_on(tmp_path, capsys):
@@ -158,6 +162,7 @@ def test_out_of_time_a_run_is_saved_and_the_same_command_goes_on(tmp_path, capsy
     assert run(config) == 0
     assert checkpoint_of(config)["global_step"] == 3
     assert [entry["event"] for entry in history_of(config)] == ["begins", "stops", "goes_on", "ends"]
+    assert {entry["epoch"] for entry in history_of(config)} == {1}
 
 
 def test_weights_laid_out_otherwise_are_written_plainly_and_a_column_may_come_later(tmp_path):
@@ -184,6 +189,48 @@ def test_another_number_of_epochs_is_said_and_recorded(tmp_path, capsys):
     assert (changed["before"], changed["now"], changed["epoch"]) == (1, 2, 2)
 
 
+def test_what_was_measured_stays_in_metrics_csv_where_it_is_switched_off_later(tmp_path):
+    config = make_run(tmp_path, *SHORT, "validation.every_n_epochs=1")
+    assert run(config) == 0
+    config.trainer.max_epochs, config.validation.every_n_epochs = 2, None
+    assert run(config) == 0
+    first, second = rows_of(fold_folder(config))
+    assert 0 <= float(first["true_dice"]) <= 1
+    assert math.isnan(float(second["true_dice"]))
+    assert float(second["train_loss"]) != float(first["train_loss"])
+
+
+def test_a_memory_format_that_is_asked_for_holds_for_a_run_that_goes_on(tmp_path, caplog):
+    config = make_run(tmp_path, *SHORT)
+    assert run(config) == 0
+    config.trainer.max_epochs, config.module.memory_format = 2, "channels_last"
+    assert run(config) == 0
+    assert checkpoint_of(config)["segplan"]["execution"]["memory_format"] == "channels_last"
+    assert "uncompiled, contiguous before, uncompiled, channels_last now" in caplog.text
+
+
+def test_a_warm_up_that_takes_all_epochs_is_said(tmp_path, capsys):
+    assert run(make_run(tmp_path, *SHORT, "schedule.warmup_epochs=50")) == 0
+    assert "schedule.warmup_epochs=50 of trainer.max_epochs=1: the learning rate only rises, to 2%" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_schedule_that_follows_the_losses_is_saved_with_the_epoch_that_just_ended(tmp_path, monkeypatch):
+    config = make_run(tmp_path, *SHORT, "trainer.max_epochs=3")
+    halved_each_epoch = {"patience": 0, "threshold": 99.0, "divisor": 2.0}
+    config.schedule = OmegaConf.merge(OmegaConf.load(CONFIGS / "schedule" / "plateau.yaml"), halved_each_epoch)
+    monkeypatch.setattr(StopAt, "steps", 3)  # the end of the first epoch
+    with monkeypatch.context() as patch:
+        patch.setattr("segplan.jobs.training_parts.Checkpoints", StopAt)
+        assert run(config) == 128 + signal.SIGTERM
+    state = checkpoint_of(config, "last")["segplan"]["schedule"]
+    assert float(rows_of(fold_folder(config))[0]["train_loss"]) == state["train"]
+    assert run(config) == 0
+    # The first epoch is always a fall; after the second and the third the rate is halved.
+    assert [float(row["lr"]) for row in rows_of(fold_folder(config))] == pytest.approx([0.01, 0.01, 0.005])
+
+
 def test_a_run_goes_on_in_the_precision_that_auto_meant_when_it_began(tmp_path):
     config = make_run(tmp_path, *SHORT, "trainer.precision=auto")
     config.trainer.max_time = {"seconds": 1e-6}
@@ -201,6 +248,7 @@ def test_a_run_goes_on_in_the_precision_that_auto_meant_when_it_began(tmp_path):
     ("override", "message"),
     [
         ("validation.every_n_epochs=0", "validation.every_n_epochs"),
+        ("validation.every_n_epochs=2", "2 is more than all epochs"),
         ("trainer.max_time=soon", "DD:HH:MM:SS"),
         ("module.ema_decay=2", "module.ema_decay"),
         ("module.oom=retry", "module.oom"),

@@ -84,11 +84,33 @@ def test_on_a_cpu_auto_measures_nothing_and_computes_plainly():
 
 def test_what_a_checkpoint_says_is_taken_up():
     net = network()
-    execution, notes = take_up(Execution(False, "channels_last", 2), probe(net))
+    execution, notes = take_up(Execution(False, "channels_last", 2), ExecutionWishes(), probe(net))
     assert execution == Execution(False, "channels_last", 2)
     assert notes == []
     kernels = [parameter for parameter in net.parameters() if parameter.ndim == 5]
     assert all(kernel.is_contiguous(memory_format=torch.channels_last_3d) for kernel in kernels)
+
+
+def test_what_is_named_outright_counts_more_than_the_checkpoint_and_is_said():
+    net = network()
+    before = Execution(True, "channels_last", 2)
+    execution, notes = take_up(before, ExecutionWishes(compile=False, memory_format="contiguous"), probe(net))
+    assert execution == Execution(False, "contiguous", 2)
+    assert "compiled, channels_last before, uncompiled, contiguous now" in notes[0]
+    assert net._compiled_call_impl is None
+    assert all(parameter.is_contiguous() for parameter in net.parameters())
+
+
+def test_a_batch_that_fits_in_parts_alone_is_not_measured(monkeypatch):
+    def full(self, memory_format):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Probe, "step", full)
+    execution, notes = choose_execution(ExecutionWishes(memory_format="measure", oom="shrink"), probe(network()))
+    assert execution == Execution()
+    assert "not measured" in notes[0]
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_execution(ExecutionWishes(memory_format="measure"), probe(network()))
 
 
 def test_a_network_that_cannot_be_compiled_runs_uncompiled_and_one_line_says_why(monkeypatch):

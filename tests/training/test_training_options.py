@@ -136,6 +136,19 @@ def test_without_progress_the_rate_runs_out_and_training_ends():
     assert module.ended_because == "score has made no progress for 2 epochs"
 
 
+def test_epochs_without_a_value_do_not_count_as_epochs_without_progress():
+    stopping, module = EarlyStopping(patience=2, cooldown_epochs=0), fake_module(0.5)
+    ended = None
+    for epoch in range(12):
+        is_measured = epoch % 3 == 2
+        module.true_dice = {"organ": 0.5} if is_measured else {}
+        stopping.on_train_epoch_end(SimpleNamespace(current_epoch=epoch), module)
+        if module.ended_because:
+            ended = epoch
+            break
+    assert ended == 5  # first measured in epoch 2, and in epoch 5 no better
+
+
 @pytest.mark.parametrize("wrong", [{"patience": 0}, {"cooldown_epochs": -1}, {"monitor": "dice"}])
 def test_early_stopping_refuses_what_cannot_work(wrong):
     with pytest.raises(ConfigError, match=f"callbacks.early_stopping.{next(iter(wrong))}"):

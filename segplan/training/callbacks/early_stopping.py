@@ -73,19 +73,22 @@ class EarlyStopping(pl.Callback):
             return
         epoch = trainer.current_epoch
         if self._cooling_since is None:
-            self._observe(epoch, pl_module)
-            if epoch - self._best_epoch >= self.patience:
-                self._cooling_since = epoch + 1
+            self._observe(epoch, pl_module, self.patience)
         if self._cooling_since is not None and epoch + 1 - self._cooling_since >= self.cooldown_epochs:
             pl_module.end(f"{self.monitor} has made no progress for {self.patience} epochs")
 
-    def _observe(self, epoch: int, module: SegmentationModule) -> None:
+    def _observe(self, epoch: int, module: SegmentationModule, patience: int) -> None:
+        """Note progress, or begin the cool-down; an epoch without a value says nothing."""
         value = module.score
         if self.monitor != "score":
             loss = module.train_loss if self.monitor == "train_loss" else module.val_loss
             value = -float(loss.compute())
-        if value is not None and (self._best is None or value > self._best + self.min_delta):
+        if value is None:
+            return
+        if self._best is None or value > self._best + self.min_delta:
             self._best, self._best_epoch = value, epoch
+        elif epoch - self._best_epoch >= patience:
+            self._cooling_since = epoch + 1
 
     def _set_factor(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if self._cooling_since is not None and isinstance(module, SegmentationModule):

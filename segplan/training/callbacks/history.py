@@ -52,8 +52,10 @@ class History(pl.Callback):
             self._note(trainer, "stops", because=f"{type(exception).__name__}: {exception}"[:500])
 
     def _note(self, trainer: pl.Trainer, event: str, **values: Any) -> None:
+        # The epoch that is at work, counted from 1; at the end the last one, and Lightning has counted on by then.
+        epoch = trainer.current_epoch + (event != "ends")
         entry = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event}
-        entry |= {"epoch": trainer.current_epoch + 1, "step": trainer.global_step} | values
+        entry |= {"epoch": epoch, "step": trainer.global_step} | values
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")

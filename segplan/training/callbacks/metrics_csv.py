@@ -48,22 +48,24 @@ class MetricsCSV(pl.Callback):
 
     def _append(self, row: Mapping[str, float]) -> None:
         fresh = not self.path.exists() or self.path.stat().st_size == 0
-        if not fresh:
-            self._take_columns(list(row))
+        columns = list(row) if fresh else self._take_columns(list(row))
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
+            writer = csv.DictWriter(file, columns, restval="nan")
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
 
-    def _take_columns(self, columns: Sequence[str]) -> None:
-        """Write the rows so far under other columns, where options were switched on or off since; nan fills gaps."""
+    def _take_columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return the file's columns; those that an option adds since are put into the rows so far, filled with nan."""
         with self.path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
-            if list(reader.fieldnames or ()) == list(columns):
-                return
+            there = list(reader.fieldnames or ())
+            if set(wanted) <= set(there):
+                return there
+            columns = [*wanted, *(key for key in there if key not in wanted)]
             rows = [{key: old.get(key) or "nan" for key in columns} for old in reader]
         with atomic_write(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
+        return columns

@@ -68,4 +68,4 @@ def _mean(scores: Tensor, batch_dice: bool) -> Tensor:
     if batch_dice or world_size() == 1:
         return scores.mean()
     total = sum_over_ranks(scores.sum())
-    return total / sum_over_ranks(scores.new_tensor(scores.numel()))
+    return total / sum_over_ranks(scores.new_full((), scores.numel()))

@@ -76,7 +76,7 @@ def binary_cross_entropy(logits: Tensor, target: Tensor, mask: Tensor | None, me
 
 def _mean(per_voxel: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
-        counted = per_voxel.new_tensor(per_voxel.numel())
+        counted = per_voxel.new_full((), per_voxel.numel())  # new_tensor would wait for the device
     else:
         per_voxel, counted = per_voxel * mask, mask.sum(dtype=per_voxel.dtype)
     return sum_over_ranks(per_voxel.sum()) / sum_over_ranks(counted).clamp_min(1)
