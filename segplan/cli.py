@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,6 +73,9 @@ def _guarded(options: argparse.Namespace) -> int:
         if options.debug:
             raise
         return report_error(error)
+    except BrokenPipeError:  # who reads the output has gone, as `| head` does
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - else Python complains of it once more at its end
+        return 141
     except OSError as error:
         translated = StorageError.from_os_error(error)
         if translated is None or options.debug:

@@ -31,7 +31,9 @@ class SegplanError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text.rstrip('.')}. {self.remedy}" if self.remedy else text
+        if not self.remedy:
+            return text
+        return f"{text} {self.remedy}" if text.endswith("?") else f"{text.rstrip('.')}. {self.remedy}"
 
 
 class ConfigError(SegplanError):

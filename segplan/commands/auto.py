@@ -82,32 +82,10 @@ def _compose(plan: str, overrides: Sequence[str], workspace: Path) -> Mapping[st
 
 
 def _execute(words: Sequence[str]) -> int:
-    """Run `segplan WORDS` in a process of its own, and hand on what stops this one.
-
-    A Ctrl-C of the terminal reaches both; other signals reach this process alone.
-    """
-    import signal
-    import subprocess
+    """Run `segplan WORDS` in a process of its own, and hand on what stops this one."""
     import sys
-    from types import FrameType
 
     from segplan.entry.environment import child_environment
+    from segplan.entry.processes import run_process
 
-    received: list[int] = []
-    with subprocess.Popen([sys.executable, "-m", "segplan.cli", *words], env=child_environment()) as child:
-
-        def hand_on(number: int, frame: FrameType | None) -> None:
-            received.append(number)
-            if number != signal.SIGINT:
-                child.send_signal(number)
-
-        names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-        before = {name: signal.signal(signal.Signals[name], hand_on) for name in names}
-        try:
-            code = child.wait()
-        finally:
-            for name, handler in before.items():
-                signal.signal(signal.Signals[name], handler)
-    if received:
-        return 128 + received[0]
-    return code if code >= 0 else 128 - code
+    return run_process([sys.executable, "-m", "segplan.cli", *words], child_environment())

@@ -1,7 +1,6 @@
 """`segplan cascade DATASET`."""
 
 import argparse
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _train(words: list[str]) -> int:
     from segplan.entry.environment import child_environment
+    from segplan.entry.processes import run_process
 
     # A process of its own: training replaces the process that composes it.
     command = [sys.executable, "-m", "segplan.cli", "train", *words]
-    return subprocess.call(command, env=child_environment())
+    return run_process(command, child_environment())

@@ -1,6 +1,7 @@
 """`segplan reproduce RUN`."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 HELP = "train a run again, in a folder of its own, and compare versions, data, weights and scores"
@@ -18,4 +19,11 @@ def run(options: argparse.Namespace) -> int:
     """Do the job; returns the exit code."""
     from segplan.jobs.reproduce import run as reproduce
 
-    return reproduce(options.run_folder, options.name, options.workspace, check_only=options.check)
+    return reproduce(options.run_folder, options.name, options.workspace, train=None if options.check else _train)
+
+
+def _train(command: Sequence[str]) -> int:
+    from segplan.entry.environment import child_environment
+    from segplan.entry.processes import run_process
+
+    return run_process(command, child_environment())

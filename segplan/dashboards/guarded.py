@@ -73,6 +73,10 @@ class GuardedLogger(Logger):
         # Not before: a loader process that is forked while a thread is at work may inherit a lock that nobody frees.
         self._start()
 
+    def log_beginning(self, step: int) -> None:
+        """Say where the training (re)starts: what was sent of later steps does not hold any longer."""
+        self._put(lambda dashboard: dashboard.begins(step))
+
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Send settings as flat `key: value`."""
         values = dict(vars(params)) if isinstance(params, Namespace) else dict(params)

@@ -64,6 +64,9 @@ class DashboardRun:
 class Dashboard(Protocol):
     """What a dashboard is sent; each call may fail and is made again then."""
 
+    def begins(self, step: int) -> None:
+        """A training (re)starts after this step; comes before everything else of it."""
+
     def metrics(self, values: Mapping[str, float], step: int | None) -> None:
         """Values of one step."""
 
@@ -119,10 +122,8 @@ def tensorboard(run: DashboardRun, save_dir: str | None = None) -> Dashboard:
         run: given by the job.
         save_dir: where; None: RUN/fold_K/tensorboard, so that `tensorboard --logdir workspace/runs` shows all runs.
     """
-    from pytorch_lightning.loggers import TensorBoardLogger
-
     folder = run.folder / "tensorboard" if save_dir is None else Path(save_dir, run.group, run.name)
-    return _TensorBoard(TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False))
+    return _TensorBoard(folder)
 
 
 def wandb(
@@ -203,6 +204,9 @@ class _Plain:
     def __init__(self, logger: Logger) -> None:
         self.logger: Any = logger
 
+    def begins(self, step: int) -> None:
+        """What it has of later steps is sent again, and stands there twice."""
+
     def metrics(self, values: Mapping[str, float], step: int | None) -> None:
         self.logger.log_metrics(dict(values), step)
 
@@ -223,6 +227,14 @@ class _Plain:
 
 
 class _TensorBoard(_Plain):
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        super().__init__(_tensorboard_logger(folder))
+
+    def begins(self, step: int) -> None:
+        # TensorBoard then hides the events of steps that a killed training had reached beyond its last save.
+        self.logger = _tensorboard_logger(self._folder, purge_step=step + 1)
+
     def parameters(self, values: Mapping[str, Any]) -> None:
         """The whole configuration comes as a file; the plug-in for settings wants a session of its own."""
 
@@ -240,6 +252,12 @@ class _TensorBoard(_Plain):
     def table(self, name: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         lines = [header, ["---"] * len(header), *rows]
         self.logger.experiment.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in lines))
+
+
+def _tensorboard_logger(folder: Path, **more: Any) -> Logger:
+    from pytorch_lightning.loggers import TensorBoardLogger
+
+    return TensorBoardLogger(save_dir=str(folder), name="", version="", default_hp_metric=False, **more)
 
 
 class _Wandb(_Plain):

@@ -1,5 +1,6 @@
 """Pictures of fixed validation patches through time: image, reference, prediction."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,7 +50,12 @@ class Pictures(pl.Callback):
             logger.log_metrics(used, trainer.global_step)
         epoch = trainer.current_epoch + 1
         if self._every and (epoch in (1, trainer.max_epochs) or epoch % self._every == 0):
-            self._draw(trainer, pl_module, epoch)
+            try:
+                self._draw(trainer, pl_module, epoch)
+            except Exception as error:
+                # As with all of a dashboard: what goes wrong must not end a training.
+                self._every = 0
+                sys.stderr.write(f"segplan: no more pictures ({type(error).__name__}: {error}); training goes on\n")
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule, epoch: int) -> None:
         if self._patches is None:

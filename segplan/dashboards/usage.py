@@ -61,6 +61,7 @@ def _gpu() -> dict[str, float]:
         "system/gpu_memory_gib": (total - free) / 2**30,
         "system/gpu_memory_peak_gib": torch.cuda.max_memory_allocated() / 2**30,
     }
-    with contextlib.suppress(ImportError, RuntimeError):  # nvidia-ml-py is not installed, or the driver does not tell
+    # nvidia-ml-py is not installed, or its own kind of error: on a part of a card (MIG) the driver does not tell.
+    with contextlib.suppress(Exception):
         values["system/gpu_percent"] = float(torch.cuda.utilization())
     return values

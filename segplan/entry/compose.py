@@ -121,18 +121,25 @@ def _is_group(override: Override, folders: Sequence[Path]) -> bool:
 
 
 def _check_choices(groups: Sequence[Override], folders: Sequence[Path], workspace: Path) -> None:
+    if [item.key_or_group for item in groups].count("experiment") > 1:
+        remedy = "Write experiment=[A,B]: both hold, and where they differ the later one."
+        raise ConfigError("experiment= stands there twice", remedy=remedy)
     for item in groups:
-        if item.is_delete() or not isinstance(item.value(), str):
+        if item.is_delete():
             continue
-        choice = str(item.value())
-        if any((folder / item.key_or_group / f"{choice}.yaml").is_file() for folder in folders):
-            continue
-        if item.key_or_group == "plan":
-            raise missing_plan(choice, workspace)
-        known = sorted(file.stem for folder in folders for file in (folder / item.key_or_group).glob("*.yaml"))
-        raise ConfigError(
-            f"no {item.key_or_group}={choice}{_nearest(choice, known)}", remedy=f"There are: {', '.join(known)}."
-        )
+        given = item.value()
+        for choice in given if isinstance(given, list) else [given]:
+            if isinstance(choice, str):
+                _check_choice(item.key_or_group, choice, folders, workspace)
+
+
+def _check_choice(group: str, choice: str, folders: Sequence[Path], workspace: Path) -> None:
+    if any((folder / group / f"{choice}.yaml").is_file() for folder in folders):
+        return
+    if group == "plan":
+        raise missing_plan(choice, workspace)
+    known = sorted(file.stem for folder in folders for file in (folder / group).glob("*.yaml"))
+    raise ConfigError(f"no {group}={choice}{_nearest(choice, known)}", remedy=f"There are: {', '.join(known)}.")
 
 
 def _base_of_own_file(groups: Sequence[Override], workspace: Path) -> tuple[str, str] | None:
@@ -206,6 +213,7 @@ _SEVERAL_TYPES = (
     "planner.gpu_memory_gb",
     "save_probabilities",
     "trainer.devices",
+    "validation.save_probabilities",
     "trainer.limit_val_batches",
 )
 """Keys whose values may be of another type than the default; the job itself checks them."""

@@ -17,7 +17,8 @@ from segplan.entry.locations import planned, workspace_folder
 from segplan.errors import ConfigError, SegplanError, StorageError, StoreError, VerificationError
 from segplan.jobs.console import print_problems
 
-_LAUNCHER = ("hydra/launcher=", "hydra.launcher.")  # a single job may be launched too
+_SEVERAL = ("hydra/launcher=", "hydra.launcher.", "hydra/sweeper=", "hydra.sweeper.")  # no -m needed: they say so
+_MULTIRUN = ("-m", "--multirun")
 _HYDRA_FLAGS = ("--hydra-help", "--info", "-i", "--shell-completion", "-sc")
 
 
@@ -58,7 +59,7 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text(job, workspace))
         return 0
-    multirun = any(argument in ("-m", "--multirun") or argument.startswith(_LAUNCHER) for argument in arguments)
+    multirun = any(argument in _MULTIRUN or argument.lstrip("+").startswith(_SEVERAL) for argument in arguments)
     if job == "predict":
         arguments = [name_selection(argument) for argument in arguments]
     quoted = quote_paths(arguments, planned(workspace), multirun=multirun)
@@ -67,19 +68,11 @@ def _dispatch(job: str, arguments: list[str]) -> int:
 
         return show_hydra(job, quoted, workspace)
     if multirun:
-        from segplan.entry.multirun import run_sweep
-        from segplan.entry.search import pop_sweeper, run_search
-
-        search, quoted = pop_sweeper(quoted)
-        if search is not None:
-            return run_search(search, quoted, workspace)
-        return run_sweep(job, quoted, workspace)
+        return _dispatch_several(job, [argument for argument in quoted if argument not in _MULTIRUN], workspace)
     show = _pop_option(quoted, "--cfg", "-c")
     if show not in (None, "job"):
         raise ConfigError(f"--cfg {show} is not possible", remedy="--cfg job prints the composed configuration.")
-    unknown = [argument for argument in quoted if argument.startswith("-")]
-    if unknown:
-        raise ConfigError(f"unknown option {unknown[0]}", remedy=f"See python {job}.py --help.")
+    _check_options(job, quoted)
     config = compose_job(job, _required(job, quoted, workspace), workspace)
     if show is not None:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
@@ -92,6 +85,27 @@ def _dispatch(job: str, arguments: list[str]) -> int:
             raise
         remedy = f"Preprocessing does not see {changed[0]} here: write it into a file of your own (docs/plans.md)."
         raise StoreError(error.what, error.where, remedy) from error
+
+
+def _dispatch_several(job: str, arguments: list[str], workspace: Path) -> int:
+    from segplan.entry.multirun import run_sweep
+    from segplan.entry.search import pop_sweeper, run_search
+
+    if _pop_option(arguments, "--cfg", "-c") is not None:
+        raise ConfigError("--cfg shows one configuration", remedy="Leave -m, the launcher and the sweeper out.")
+    _check_options(job, arguments)
+    search, others = pop_sweeper(arguments)
+    if search is None:
+        return run_sweep(job, _required(job, others, workspace), workspace)
+    if job != "train":
+        raise ConfigError("only trainings can be searched", "hydra/sweeper", f"See python {job}.py --help.")
+    return run_search(search, _required(job, others, workspace), workspace)
+
+
+def _check_options(job: str, arguments: Sequence[str]) -> None:
+    unknown = [argument for argument in arguments if argument.startswith("-")]
+    if unknown:
+        raise ConfigError(f"unknown option {unknown[0]}", remedy=f"See python {job}.py --help.")
 
 
 def run_composed(job: str, config: DictConfig) -> int:

@@ -45,6 +45,21 @@ def run_processes(
     return codes
 
 
+def run_process(words: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a command, and hand on what stops this process, so that a training saves; returns its exit code.
+
+    A Ctrl-C of the terminal reaches both. Unlike `subprocess.call`, which kills what does not end at once then.
+    """
+    running: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
+    with _signals_noted(running, "") as received:
+        process = subprocess.Popen(list(words), env=dict(environment))
+        running[0] = 0, process
+        code = process.wait()
+    if received:
+        return 128 + received[0]
+    return code if code >= 0 else 128 - code
+
+
 def _start(
     command: Command, device: str | None, environment: Mapping[str, str], several: bool
 ) -> subprocess.Popen[bytes]:
@@ -64,7 +79,9 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _signals_noted(running: Mapping[int, tuple[int, subprocess.Popen[bytes]]]) -> Iterator[list[int]]:
+def _signals_noted(
+    running: Mapping[int, tuple[int, subprocess.Popen[bytes]]], said: str = "no further job of the sweep starts"
+) -> Iterator[list[int]]:
     """Note signals in a list and hand them on; Ctrl-C reaches the jobs by itself: they are of this process's group."""
     received: list[int] = []
 
@@ -73,9 +90,10 @@ def _signals_noted(running: Mapping[int, tuple[int, subprocess.Popen[bytes]]]) -
         if number != signal.SIGINT:
             for _, process in list(running.values()):
                 process.send_signal(number)
-        sys.stderr.write(f"segplan: {signal.Signals(number).name}: no further job of the sweep starts\n")
+        if said:
+            sys.stderr.write(f"segplan: {signal.Signals(number).name}: {said}\n")
 
-    names = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
     before = {signal.Signals[name]: signal.getsignal(signal.Signals[name]) for name in names}
     for number in before:
         signal.signal(number, note)

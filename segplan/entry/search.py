@@ -6,6 +6,7 @@ The study is a journal file: started again the search goes on, and machines that
 import difflib
 import re
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,8 +17,9 @@ from omegaconf import OmegaConf
 
 from segplan.entry.compose import compose_job, parse_overrides
 from segplan.entry.locations import configs_folder
-from segplan.entry.trial import Ending, run_trial
+from segplan.entry.trial import WHOLE_CASES, Ending, columns, run_trial
 from segplan.errors import ConfigError, SegplanError
+from segplan.jobs.fold_record import is_alive, read_attempt
 from segplan.jobs.prepare import fold_folder, prepare_command
 
 if TYPE_CHECKING:
@@ -69,11 +71,24 @@ def pop_sweeper(arguments: Sequence[str]) -> tuple[Search | None, list[str]]:
             hint = f". Did you mean {_NODE}{close[0]}?" if close else ""
             raise ConfigError(f"there is no {_NODE}{first}{hint}", remedy=f"There are {', '.join(known)}.")
         node[first] = value
+    _check_settings(node)
+    return Search(**node), others
+
+
+def _check_settings(node: dict[str, Any]) -> None:
     if node["pruner"] not in ("median", "hyperband", "none"):
         raise ConfigError("is unknown", f"{_NODE}pruner={node['pruner']}", "Use median, hyperband or none.")
-    if isinstance(node["n_trials"], bool) or not isinstance(node["n_trials"], int) or node["n_trials"] < 1:
-        raise ConfigError("must be a whole number above 0", f"{_NODE}n_trials={node['n_trials']}")
-    return Search(**node), others
+    for key, least in (("n_trials", 1), ("startup_trials", 0), ("warmup_epochs", 0), ("seed", 0)):
+        value = node[key]
+        is_number = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not is_number and not (key == "seed" and value is None):
+            raise ConfigError(f"must be a whole number from {least}", f"{_NODE}{key}={value}")
+    if node["storage"] is not None and "://" in str(node["storage"]):
+        raise ConfigError("must be a file", f"{_NODE}storage={node['storage']}", "Name a path that all machines see.")
+    if not isinstance(node["params"], dict):
+        raise ConfigError(
+            "must be a mapping", f"{_NODE}params={node['params']}", "Sweeps on the command line do it too."
+        )
 
 
 def run_search(search: Search, arguments: Sequence[str], workspace: Path) -> int:
@@ -92,16 +107,16 @@ def run_search(search: Search, arguments: Sequence[str], workspace: Path) -> int
     )
     space = {item.get_key_element(): _distribution(item) for item in swept}
     words = [str(item.input_line) for item in fixed]
-    name = search.study or _study_name(words, workspace)
+    name = search.study or _study_name([*words, *_first_values(space)], workspace)
     study = _open(search, name, workspace)
     failures, highest = 0, 0
-    while (trial := _next_trial(study, space, search)) is not None:
+    while (trial := _next_trial(study, space, search, name)) is not None:
         ending = _run(study, trial, [*words, f"run={name}-{trial.number:04d}"], search, workspace)
         if ending is None:
             print("stopped; the same command goes on with this trial")
             return 130
-        failures = failures + 1 if ending.code else 0
-        highest = max(highest, ending.code)
+        failures = failures + 1 if ending.has_failed else 0
+        highest = max(highest, ending.code, int(ending.has_failed))
         if failures == _FAILURES_IN_A_ROW:
             print(f"{failures} trials in a row failed; the search ends here")
             break
@@ -119,12 +134,20 @@ def _distribution(item: Override) -> "BaseDistribution":
         return CategoricalDistribution(list(item.sweep_string_iterator()))
     if isinstance(value, IntervalSweep) and value.start is not None and value.end is not None:
         log = "log" in value.tags
+        if value.start > value.end or (log and value.start <= 0):
+            remedy = "The smaller end comes first; by its logarithm only what is above 0 can be drawn."
+            raise ConfigError("is no interval", str(item.input_line), remedy)
         if isinstance(value.start, int) and isinstance(value.end, int):
             return IntDistribution(value.start, value.end, log=log)
         return FloatDistribution(float(value.start), float(value.end), log=log)
     if isinstance(value, RangeSweep) and value.start is not None and value.stop is not None:
         return CategoricalDistribution(list(item.sweep_string_iterator()))
     raise ConfigError("cannot be searched", str(item.input_line), "Write interval(a,b), choice(a,b) or range(a,b).")
+
+
+def _first_values(space: "dict[str, BaseDistribution]") -> list[str]:
+    """An override a key that is searched: a misspelt one is refused before the first trial."""
+    return [f"{key}={one.choices[0] if hasattr(one, 'choices') else one.low}" for key, one in space.items()]  # type: ignore[attr-defined]
 
 
 def _study_name(words: Sequence[str], workspace: Path) -> str:
@@ -164,7 +187,7 @@ def _open(search: Search, name: str, workspace: Path) -> "optuna.Study":
     return study
 
 
-def _next_trial(study: "optuna.Study", space: dict[str, Any], search: Search) -> "optuna.Trial | None":
+def _next_trial(study: "optuna.Study", space: dict[str, Any], search: Search, name: str) -> "optuna.Trial | None":
     """The trial that this machine left unfinished, else a new one, else None."""
     import psutil
     from optuna.trial import Trial, TrialState
@@ -177,7 +200,11 @@ def _next_trial(study: "optuna.Study", space: dict[str, Any], search: Search) ->
             return Trial(study, known._trial_id)
     if sum(known.state != TrialState.FAIL for known in trials) >= search.n_trials:
         return None
-    return study.ask(space)
+    try:
+        return study.ask(space)
+    except ValueError as error:  # optuna's word for a choice that has other values than in earlier trials
+        remedy = f"Begin another search: {_NODE}study=NAME."
+        raise ConfigError("was begun with another search space", name, remedy) from error
 
 
 def _run(
@@ -207,6 +234,7 @@ def _run(
             trial.report(value, epoch)
         return trial.should_prune()
 
+    _await_orphan(fold_folder(config))
     ending = run_trial(command, fold_folder(config), search.watch, search.objective, is_hopeless)
     if ending.is_pruned:
         study.tell(trial, state=TrialState.PRUNED)
@@ -215,11 +243,27 @@ def _run(
         return None
     elif ending.code or ending.value is None:
         study.tell(trial, state=TrialState.FAIL)
-        print(f"trial {trial.number}: failed ({ending.code})")
+        why = ending.code or f"it has no {search.objective}; {_columns(fold_folder(config))}"
+        print(f"trial {trial.number}: failed ({why})")
     else:
         study.tell(trial, ending.value)
         print(f"trial {trial.number}: {search.objective} {ending.value:.4f}")
     return ending
+
+
+def _await_orphan(folder: Path) -> None:
+    """Wait for the training of a search that was killed: it may outlive it, and no second one may join it."""
+    attempt = read_attempt(folder)
+    if attempt is None or attempt.exit_code is not None or not is_alive(attempt):
+        return
+    print(f"process {attempt.process} trains it already; waiting for its end", flush=True)
+    while is_alive(attempt):
+        time.sleep(0.5)
+
+
+def _columns(folder: Path) -> str:
+    """What `objective` and `watch` may be."""
+    return f"there are {', '.join([WHOLE_CASES, *columns(folder / 'metrics.csv')])}"
 
 
 def _report(study: "optuna.Study", words: Sequence[str]) -> None:

@@ -63,7 +63,7 @@ class SweepJobs:
         folder = fold_folder(config)
         if folder in self._taken:
             what = f"its folder is also that of another job of the sweep ({self._taken[folder]})"
-            raise ConfigError(what, folder, "Add run=NAME to each and run them one by one, or sweep run= along.")
+            raise ConfigError(what, folder, "Leave run= out: each job's run is then named after what is swept.")
         self._taken[folder] = " ".join(words)
         command = prepare_command(config)
         log = self._workspace / "logs" / folder.relative_to(self._workspace / "runs").with_suffix(".log")

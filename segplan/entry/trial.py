@@ -34,6 +34,11 @@ class Ending:
     is_pruned: bool = False
     was_stopped: bool = False
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ran to an end that says nothing about its values."""
+        return not (self.is_pruned or self.was_stopped) and (self.code != 0 or self.value is None)
+
 
 def run_trial(
     command: Sequence[str], folder: Path, watch: str, objective: str, is_hopeless: Callable[[int, float], bool]
@@ -48,7 +53,7 @@ def run_trial(
         is_hopeless: told (epoch, value) of each epoch in order; true cuts the trial short.
     """
     process = subprocess.Popen(list(command), env=child_environment())
-    pruned = False
+    pruned = told = False
     seen = 0
     try:
         while process.poll() is None:
@@ -59,6 +64,11 @@ def run_trial(
                     pruned = True
                     process.terminate()  # it saves and leaves
             seen = len(rows)
+            if not rows and not told and (known := columns(folder / "metrics.csv")) and watch not in known:
+                told = True
+                print(
+                    f"metrics.csv has no column {watch}: no trial is cut short. It has {', '.join(known)}", flush=True
+                )
     except KeyboardInterrupt:
         process.wait()  # Ctrl-C reaches it too
         return Ending(process.returncode, was_stopped=True)
@@ -86,6 +96,15 @@ def metric_rows(path: Path, column: str) -> list[tuple[int, float]]:
         if not math.isnan(value):
             found.append((epoch, value))
     return found
+
+
+def columns(path: Path) -> list[str]:
+    """The columns of metrics.csv; none before its first row."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return next(csv.reader(file), [])
+    except OSError:
+        return []
 
 
 def _value(folder: Path, objective: str) -> float | None:

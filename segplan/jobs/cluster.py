@@ -21,6 +21,18 @@ REQUEUE_CODE = 138
 """128 + SIGUSR1, on Linux: what a command leaves with that was asked to save before its time is over."""
 
 
+_LEAST = {
+    "timeout_min": 1,
+    "nodes": 1,
+    "tasks_per_node": 1,
+    "cpus_per_task": 1,
+    "gpus_per_node": 0,
+    "signal_delay_s": 0,
+    "array_parallelism": 1,
+}
+"""Settings that are whole numbers, and the least that each may be."""
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a job asks SLURM for; what is None is left to the cluster's defaults.
@@ -54,10 +66,19 @@ class Resources:
     setup: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        for name, least in (("timeout_min", 1), ("nodes", 1), ("tasks_per_node", 1), ("cpus_per_task", 1)):
+        for name, least in _LEAST.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigError(f"must be a whole number from {least}", f"hydra.launcher.{name}={value}")
+        memory = self.mem_gb
+        if memory is not None and (isinstance(memory, bool) or not isinstance(memory, int | float) or memory <= 0):
+            raise ConfigError("must be a number above 0", f"hydra.launcher.mem_gb={memory}")
+        more: Any = self.additional_parameters  # a command line may give anything
+        if not isinstance(more, Mapping):
+            where = f"hydra.launcher.additional_parameters={more}"
+            raise ConfigError("must be a mapping", where, "Write {qos: low}.")
+        if isinstance(self.setup, str) or not isinstance(self.setup, Sequence):
+            raise ConfigError("must be a list", f"hydra.launcher.setup={self.setup}", 'Write ["module load cuda"].')
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from segplan.dashboards import DashboardRun, FixedPatch, GuardedLogger, Pictures
 from segplan.errors import ConfigError
 from segplan.evaluation import Targets
 from segplan.jobs.instantiate import instantiate, locate
-from segplan.jobs.provenance import read_provenance
+from segplan.jobs.provenance import plan_file, read_provenance
 from segplan.jobs.run_identity import PROVENANCE_FILE
 from segplan.jobs.training_setup import TrainingSetup
 
@@ -70,21 +70,17 @@ def open_dashboards(setup: TrainingSetup, *, first_rank: bool) -> Iterator[Dashb
             logger.close(status)
 
 
-def describe_run(dashboards: Dashboards, setup: TrainingSetup) -> None:
-    """Send the resolved configuration, the plan, versions and the git revision."""
+def describe_run(dashboards: Dashboards, setup: TrainingSetup, step: int) -> None:
+    """Send the resolved configuration, the plan, versions and the git revision of a training that goes on at `step`."""
     if not dashboards.loggers:
         return
     plain: Any = OmegaConf.to_container(setup.config, resolve=True)
     starts = read_provenance(setup.folder).get("starts") or [{}]
     settings = {key: value for key, value in _flat(plain) if not key.startswith("logger.")}
     settings |= {"git": starts[-1].get("git"), "versions": starts[-1].get("versions")}
-    plan = [setup.config.dataset, *([setup.config.plan_name] if setup.config.plan_name else [])]
-    files = [
-        setup.folder / "config.yaml",
-        setup.folder / PROVENANCE_FILE,
-        Path(setup.config.workspace, "plan", *plan, f"{setup.config.configuration}.yaml"),
-    ]
+    files = [setup.folder / "config.yaml", setup.folder / PROVENANCE_FILE, plan_file(setup)]
     for logger in dashboards.loggers:
+        logger.log_beginning(step)
         logger.log_hyperparams(settings)
         for path in files:
             if path.is_file():

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,8 @@ def _machine() -> Iterator[Finding]:
 def _shared_memory() -> Iterator[Finding]:
     folder = Path("/dev/shm")  # noqa: S108 the system's own
     if not folder.is_dir():
+        if sys.platform == "linux":
+            yield Finding(str(folder), "not there", "note", "Several GPUs talk through it: mount it as a tmpfs.")
         return
     size = shutil.disk_usage(folder)
     little = size.free / 2**30 < _LITTLE_SHARED_GIB
@@ -190,7 +193,9 @@ def _shared_memory() -> Iterator[Finding]:
 
 def _disk(workspace: Path) -> Iterator[Finding]:
     place = next(folder for folder in (workspace, *workspace.parents) if folder.is_dir())
-    if not os.access(place, os.W_OK):
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions alone say nothing of what is mounted there
+    except OSError:
         yield Finding("workspace", f"{workspace} cannot be written", "wrong", "Choose another: workspace=DIR.")
         return
     free = shutil.disk_usage(place).free / 2**30

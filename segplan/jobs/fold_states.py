@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from segplan.dataset import read_splits
 from segplan.errors import SegplanError
+from segplan.jobs.cluster import Command, job_of
 from segplan.jobs.console import workspace_word
 from segplan.jobs.fold_record import SILENT_AFTER_SECONDS, Attempt, is_alive, read_attempt, seconds_silent
 
@@ -32,8 +34,8 @@ class FoldState:
         run: name of the run.
         fold: "0", "1", … or "all".
         folder: RUN/fold_K, which need not exist.
-        status: done (trained and validated), running, failed, stopped (goes on when called again), missing (never
-            began), or impossible (the plan cannot be trained).
+        status: done (trained and validated), running (or in SLURM's queue), failed, stopped (goes on when called
+            again), missing (never began), or impossible (the plan cannot be trained).
         detail: why, or how it is known; "" where there is nothing to say.
         epoch: epochs that are done.
         max_epochs: of how many; None where nothing began.
@@ -144,6 +146,8 @@ def fold_state(workspace: Path, plan: str, run: str, fold: str, *, impossible: s
     validated = summary is not None
     trainer = _node(folder / "config.yaml", "trainer")
     status, detail = _judge(folder, trained=trained, validated=validated)
+    if status in ("missing", "stopped") and (job := _queued_job(workspace, folder)) is not None:
+        status, detail = "running", f"in the queue: SLURM job {job}"
     if status == "missing" and impossible is not None:
         status, detail = "impossible", impossible
     return FoldState(
@@ -181,6 +185,12 @@ def _runs(workspace: Path, dataset: str) -> dict[str, set[str]]:
             if _PREVIOUS not in parts:
                 found.setdefault("/".join(parts[:-1]), set()).add(parts[-1])
     return found
+
+
+def _queued_job(workspace: Path, folder: Path) -> str | None:
+    """The job that a sweep submitted for the fold and that is still in SLURM's queue; None if there is none."""
+    log = (workspace / "logs" / folder.relative_to(workspace / "runs")).with_suffix(".log")
+    return job_of(Command((), log)) if shutil.which("squeue") is not None else None
 
 
 def _judge(folder: Path, *, trained: bool, validated: bool) -> tuple[Status, str]:

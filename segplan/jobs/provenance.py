@@ -61,6 +61,7 @@ def describe(setup: TrainingSetup) -> dict[str, Any]:
         "hardware": hardware(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
         "plan": _hash(_plain(setup)["plan"]),
+        "plan file": _file_hash(plan_file(setup)),  # what a run trains with is its own config.yaml
         "data": data_hash(setup),
     }
 
@@ -113,6 +114,20 @@ def git_revision(folder: Path) -> str | None:
         revision = git("rev-parse", "HEAD")
         return revision + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def plan_file(setup: TrainingSetup) -> Path:
+    """The plan that the fold was composed from, as it stands in the workspace now."""
+    config = setup.config
+    plan = [config.dataset, *([config.plan_name] if config.plan_name else [])]
+    return Path(config.workspace, "plan", *plan, f"{config.configuration}.yaml")
+
+
+def _file_hash(path: Path) -> str | None:
+    try:
+        return hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    except OSError:
         return None
 
 

@@ -1,9 +1,8 @@
 """Train a run again from what its folder says, and compare: versions, plan and data then weights and scores."""
 
 import json
-import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,21 @@ from omegaconf import DictConfig, OmegaConf
 
 from segplan.errors import RunError
 from segplan.jobs.console import print_table
-from segplan.jobs.prepare import fold_folder, prepare_run
+from segplan.jobs.prepare import fold_folder, prepare_command
 from segplan.jobs.provenance import describe, read_provenance
 from segplan.jobs.training_setup import prepare_training
 
 
-def run(folder: Path, name: str | None, workspace: Path | None, *, check_only: bool = False) -> int:
-    """Reproduce a run, or one fold; returns the exit code: 1 if a training failed.
+def run(
+    folder: Path, name: str | None, workspace: Path | None, *, train: Callable[[Sequence[str]], int] | None = None
+) -> int:
+    """Reproduce a run, or one fold; returns the highest exit code of the trainings.
 
     Args:
         folder: RUN or RUN/fold_K.
         name: of the new run; None: RUN-again.
         workspace: where plans and data stand; None: the one that the run stands in.
-        check_only: compare what can be compared without training.
+        train: runs a training's command; None: only what can be compared without training is.
 
     Raises:
         SegplanError: the folder holds no run, or its data are gone.
@@ -34,11 +35,18 @@ def run(folder: Path, name: str | None, workspace: Path | None, *, check_only: b
     folds = [fold for fold in folds if (fold / "config.yaml").is_file()]
     if not folds:
         raise RunError("holds no run", folder, "Name a folder such as workspace/runs/DATASET/CONFIGURATION/RUN.")
-    codes = [_reproduce(fold, name, workspace, check_only=check_only) for fold in folds]
-    return max(codes)
+    highest = 0
+    for fold in folds:
+        code = _reproduce(fold, name, workspace, train)
+        if code > 128:  # a signal stopped it: the same command goes on
+            return code
+        highest = max(highest, code)
+    return highest
 
 
-def _reproduce(fold: Path, name: str | None, workspace: Path | None, *, check_only: bool) -> int:
+def _reproduce(
+    fold: Path, name: str | None, workspace: Path | None, train: Callable[[Sequence[str]], int] | None
+) -> int:
     config = OmegaConf.load(fold / "config.yaml")
     if not isinstance(config, DictConfig):
         raise RunError("is no configuration of a run", fold / "config.yaml")
@@ -54,14 +62,16 @@ def _reproduce(fold: Path, name: str | None, workspace: Path | None, *, check_on
     setup = prepare_training(config)
     print(f"{fold}: fold {config.fold}, seed {config.seed}")
     _print_differences(before, describe(setup))
-    if check_only:
+    is_whole = (fold / "weights.safetensors").is_file()
+    if not is_whole:
+        print("  it was not trained to its end: there are no weights to compare with")
+    if train is None:
         return 0
-    again = fold_folder(config)
-    command = [sys.executable, "-m", "segplan.jobs.train", str(prepare_run(config))]
+    command = prepare_command(config)
     sys.stdout.flush()
-    code = subprocess.call(command)
-    if code == 0:
-        _compare(fold, again)
+    code = train(command)
+    if code == 0 and is_whole:
+        _compare(fold, fold_folder(config))
     return code
 
 
@@ -77,8 +87,9 @@ def _print_differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Non
         return
     rows = [
         [key, str(old), str(new)]
-        for key in ("git", "plan", "data")
-        if (old := before.get(key)) != (new := now.get(key))
+        for key in ("git", "plan", "plan file", "data")
+        if (key in before or key != "plan file")  # which older runs did not note
+        and (old := before.get(key)) != (new := now.get(key))
     ]
     for group in ("versions", "hardware"):
         old_values, new_values = before.get(group) or {}, now.get(group) or {}

@@ -116,6 +116,8 @@ def dataset_yaml(plan: DatasetPlan) -> str:
         Entry("file_ending", plan.file_ending),
         Entry("label_ending", plan.label_ending),
     ]
+    if plan.label_resampling != "votes":
+        entries.append(Entry("label_resampling", plan.label_resampling, "of label maps, to the network's grid"))
     lines = [
         f"# {plan.dataset} · what its configurations share · {_origin(plan)}",
         "# Not a configuration by itself: the files beside it include it.",

@@ -102,6 +102,8 @@ class DatasetPlan:
     configurations: Mapping[str, ConfigurationPlan]
     not_planned: Mapping[str, str]
     """Requested configurations that do not exist for this dataset, and why."""
+    label_resampling: str = "votes"
+    """How label maps reach the grid: votes or nearest."""
     planner_settings: Mapping[str, Any] = field(default_factory=dict)
     """The planner's settings that differ from those of its preset."""
 

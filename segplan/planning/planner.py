@@ -78,6 +78,7 @@ def plan_dataset(
         transpose=inputs.frame.transpose,
         configurations=MappingProxyType(planned),
         not_planned=MappingProxyType(not_planned),
+        label_resampling=settings.label_resampling,
         planner_settings=MappingProxyType(changed_settings(settings)),
     )
     return plan if settings.adopt is None else adopt(plan, settings)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from segplan.errors import ConfigError
 
 Network = Literal["plain_unet", "residual_unet", "stunet"]
+LabelResampling = Literal["votes", "nearest"]
 Rules = Literal["memory_budget", "decathlon2018"]
 ShrinkFor = Literal["minimum_batch", "reference_batch"]
 Memory = Literal["estimated", "measured"]
@@ -96,6 +97,8 @@ class PlannerSettings:
     """3d_lowres is dropped when full resolution has fewer than this times its voxels."""
     nonzero_mask_fraction: float = 0.75
     """z-scores are taken inside the non-zero mask when cropping leaves less than this of the median image."""
+    label_resampling: LabelResampling = "votes"
+    """How label maps reach the grid: by votes of the labels around, weighted linearly, or the nearest voxel's."""
     target_spacing: tuple[float, float, float] | None = None
     """Full-resolution spacing in mm, in the files' (z, y, x) order; null derives it from the cases."""
     transpose: bool = True
@@ -170,7 +173,7 @@ class PlannerSettings:
 
 _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"network": get_args(Network), "rules": get_args(Rules), "shrink_patch_for": get_args(ShrinkFor)}
-    | {"memory": get_args(Memory)}
+    | {"memory": get_args(Memory), "label_resampling": get_args(LabelResampling)}
 )
 
 
@@ -252,6 +255,7 @@ _DECATHLON = PlannerSettings(
     anisotropic_percentile=50.0,
     lowres_spacing_step=2.0,
     slicewise_ratio=2.0,
+    label_resampling="nearest",
 )
 
 PRESETS: Mapping[str, PlannerSettings] = MappingProxyType(

@@ -124,7 +124,8 @@ def preprocess(
     labels = None
     if label_map is not None:
         marked = _marked(_crop(label_map, original_box).transpose(plan.transpose), inside)
-        labels = resample_labels(marked, properties.shape, current, target)
+        nearest = plan.label_resampling == "nearest"
+        labels = resample_labels(marked, properties.shape, current, target, nearest=nearest)
         np.greater_equal(marked, 0, out=inside)
         del marked
     array = np.empty((len(channels), *properties.shape), dtype=np.float32)

@@ -10,6 +10,8 @@ from segplan.errors import PlanError
 
 NORMALIZATIONS = ("ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1")
 
+LABEL_RESAMPLING = ("votes", "nearest")
+
 CT_STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 """The intensity statistics that the scheme "ct" reads."""
 
@@ -28,6 +30,8 @@ class PreprocessingPlan:
         normalization: one scheme a channel, of `NORMALIZATIONS`.
         use_mask: whether a channel's z-score looks at the nonzero mask only.
         intensities: the foreground statistics of a channel; needed by "ct".
+        label_resampling: "votes": a voxel of a label map takes the label with the largest linear weight around it;
+            "nearest": that of the nearest voxel.
     """
 
     spacing: tuple[float | None, float, float]
@@ -35,8 +39,12 @@ class PreprocessingPlan:
     normalization: tuple[str, ...]
     use_mask: tuple[bool, ...]
     intensities: tuple[Mapping[str, float] | None, ...]
+    label_resampling: str = "votes"
 
     def __post_init__(self) -> None:
+        if self.label_resampling not in LABEL_RESAMPLING:
+            what = f"label maps cannot be resampled by {self.label_resampling}"
+            raise PlanError(what, "plan.label_resampling", f"Use {' or '.join(LABEL_RESAMPLING)}")
         unknown = sorted(set(self.normalization) - set(NORMALIZATIONS))
         if unknown:
             raise PlanError(
@@ -82,6 +90,8 @@ class PreprocessingPlan:
             "normalization": list(self.normalization),
             "use_mask": list(self.use_mask),
             "intensities": [None if known is None else dict(known) for known in self.intensities],
+            # Stores from before there was a choice keep their name.
+            **({} if self.label_resampling == "votes" else {"label_resampling": self.label_resampling}),
         }
 
     @classmethod
@@ -103,6 +113,7 @@ class PreprocessingPlan:
                     None if known is None else {str(key): float(value) for key, value in known.items()}
                     for known in data["intensities"]
                 ),
+                label_resampling=str(data.get("label_resampling") or "votes"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(

@@ -73,7 +73,12 @@ def resample_image(
 
 
 def resample_labels(
-    labels: NDArray[np.integer], shape: Sequence[int], current: Sequence[float], new: Sequence[float]
+    labels: NDArray[np.integer],
+    shape: Sequence[int],
+    current: Sequence[float],
+    new: Sequence[float],
+    *,
+    nearest: bool = False,
 ) -> NDArray[np.integer]:
     """Resample a label map: each voxel takes the label with the largest linear weight around it.
 
@@ -85,6 +90,7 @@ def resample_labels(
         shape: the output's (Z, Y, X).
         current: spacing of `labels` in mm.
         new: spacing of the output in mm.
+        nearest: each voxel takes the nearest one's label instead.
 
     Returns:
         `shape`, int8 if `labels` is so, else int16 (`labels` itself where nothing changes).
@@ -95,7 +101,7 @@ def resample_labels(
     from segplan.preprocessing.kernels import vote_labels
 
     separate = separate_axis(current, new)
-    tables = [_vote_table(labels.shape[axis], shape[axis], axis == separate) for axis in range(3)]
+    tables = [_vote_table(labels.shape[axis], shape[axis], nearest or axis == separate) for axis in range(3)]
     nodes, shares = zip(*tables, strict=True)
     result = np.empty(tuple(shape), dtype=narrow.dtype)
     step = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))

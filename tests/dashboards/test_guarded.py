@@ -116,9 +116,9 @@ def test_no_thread_runs_before_the_first_metrics():
     """Loader processes are forked before; one forked beside a busy thread could inherit a lock that is never freed."""
     recorder = Recorder()
     recorder.parameters = lambda values: recorder.sent.append((None, values))
-    logger = GuardedLogger("it", lambda: recorder)
+    logger = GuardedLogger("quiet", lambda: recorder)
     logger.log_hyperparams({"lr": 0.1})
-    assert not any(thread.name == "segplan dashboard it" for thread in threading.enumerate())
+    assert not any(thread.name == "segplan dashboard quiet" for thread in threading.enumerate())
     logger.log_metrics({"a": 1.0}, 0)
     logger.close("success")
     assert recorder.sent == [(None, {"lr": 0.1}), (0, {"a": 1.0})]

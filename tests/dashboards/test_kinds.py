@@ -69,6 +69,19 @@ def test_tensorboard(run, picture):
     assert "config.yaml/text_summary" in events.Tags()["tensors"]
 
 
+def test_tensorboard_hides_the_steps_that_a_killed_training_repeats(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for beginning, steps in ((0, (4, 8, 12)), (4, (8, 12, 16))):
+        dashboard = opener("tensorboard", dashboards.tensorboard, {}, run)()
+        dashboard.begins(beginning)
+        for step in steps:
+            dashboard.metrics({"loss": step + beginning}, step)
+        dashboard.close("success")
+    events = EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(4, 4), (8, 12), (12, 16), (16, 20)]
+
+
 def test_wandb_offline(run, picture):
     from wandb_file import config, history, records
 

@@ -169,3 +169,12 @@ def test_plans_of_another_workspace_that_was_used_before_are_not_found(workspace
     (tmp_path / "plan" / "D" / "mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError, match="Could not load"):
         compose_job("train", ["plan=D/mine"], tmp_path)
+
+
+def test_two_experiments_are_a_list(workspace, capsys):
+    both = compose_job("train", [CHOICE, "experiment=[quick_look,low_memory]"], workspace)
+    assert (both.run, both.trainer.max_epochs, both.network.activation_checkpointing) == ("quick_look", 200, True)
+    with pytest.raises(ConfigError, match=r"experiment=\[A,B\]"):
+        compose_job("train", [CHOICE, "experiment=quick_look", "experiment=low_memory"], workspace)
+    with pytest.raises(ConfigError, match=r"no experiment=low_memry\. Did you mean low_memory"):
+        compose_job("train", [CHOICE, "experiment=[quick_look,low_memry]"], workspace)

@@ -10,9 +10,12 @@ from dataclasses import fields
 import pytest
 from omegaconf import OmegaConf
 
+from segplan.entry import multirun
+from segplan.entry.compose import parse_overrides
 from segplan.entry.launchers import Local, Slurm, pop_launcher
 from segplan.entry.locations import configs_folder
-from segplan.entry.processes import run_processes
+from segplan.entry.multirun import name_runs
+from segplan.entry.processes import run_process, run_processes
 from segplan.errors import ConfigError
 from segplan.jobs.cluster import Command
 
@@ -48,6 +51,10 @@ def test_the_launcher_takes_its_own_settings_and_leaves_the_others():
         (["hydra.launcher.n_jobs=0"], "n_jobs=0: must be a whole number from 1"),
         (["hydra/launcher=slurm", "hydra.launcher.timeout_min=1.5"], "timeout_min=1.5: must be a whole number"),
         (["hydra.launcher.devices=all"], "must be auto or a list"),
+        (["hydra/launcher=slurm", "hydra.launcher.mem_gb=lots"], "mem_gb=lots: must be a number above 0"),
+        (["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=-1"], "must be a whole number from 0"),
+        (["hydra/launcher=slurm", "hydra.launcher.additional_parameters=5"], "Write {qos: low}"),
+        (["hydra/launcher=slurm", "hydra.launcher.setup='module load cuda'"], "setup=module load cuda: must be a list"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_with_a_remedy(words, message):
@@ -69,6 +76,30 @@ def test_a_machine_without_gpus_runs_several_jobs_all_the_same(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr("segplan.entry.launchers.shutil.which", lambda _: None)
     assert Local(n_jobs=2).visible() == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        (["plan=a,b", "fold=0,1"], []),
+        (["fold=0", "optimizer.lr=0.01"], []),
+        (["optimizer.lr=0.1,0.2", "loss=x,y"], ["lr_0.1-loss_x", "lr_0.1-loss_y", "lr_0.2-loss_x", "lr_0.2-loss_y"]),
+        (["run='night'", "seed=range(0,2)"], ["night-seed_0", "night-seed_1"]),
+        (["data.patch_size=[32,64],[64,64]"], ["patch_size_32_64", "patch_size_64_64"]),
+        (["a.p=1,2", "b.p=1"], ["p_1", "p_2"]),
+        (["a.p=1,2", "b.p=1,2", "fold=0"], ["a.p_1-b.p_1", "a.p_1-b.p_2", "a.p_2-b.p_1", "a.p_2-b.p_2"]),
+        (["experiment=quick_look,regions"], []),
+        (["experiment=a,b", "seed=0,1"], [f"experiment_{name}-seed_{seed}" for name in "ab" for seed in "01"]),
+        (["run='lr${optimizer.lr}'", "optimizer.lr=0.1,0.2"], ["lr${optimizer.lr}"] * 2),
+        (["run='x','y'", "optimizer.lr=0.1"], ["x", "y"]),
+    ],
+)
+def test_jobs_that_would_share_a_folder_are_named_after_what_is_swept(words, runs):
+    overrides = parse_overrides(words)
+    named = name_runs(multirun._combinations(overrides), overrides)
+    found = [word.removeprefix("run=").strip("'") for job in named for word in job if word.startswith("run=")]
+    assert found == runs
+    assert len({tuple(job) for job in named}) == len(named)
 
 
 def command(folder, name, code):
@@ -113,6 +144,32 @@ def test_a_signal_lets_the_running_job_end_and_starts_no_other(tmp_path, number,
         None,
     ]
     sender.join()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_single_command_is_told_of_a_signal_and_given_the_time_to_save(tmp_path, number):
+    """It takes longer over it than the quarter of a second after which `subprocess.call` kills."""
+    ready, saved = tmp_path / "ready", tmp_path / "saved"
+    code = (
+        "import os, signal, sys, time, pathlib\n"
+        f"def save(*_): time.sleep(0.6); pathlib.Path({str(saved)!r}).touch(); sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, save); signal.signal(signal.SIGINT, save)\n"
+        f"pathlib.Path({str(ready)!r}).write_text(str(os.getpid())); time.sleep(60)"
+    )
+
+    def send():
+        while not ready.exists() or not ready.read_text():
+            time.sleep(0.01)
+        if number == signal.SIGINT:  # a terminal's Ctrl-C reaches all processes of the group
+            os.kill(int(ready.read_text()), number)
+        os.kill(os.getpid(), number)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert run_process([sys.executable, "-c", code], dict(os.environ)) == 128 + number
+    sender.join()
+    assert saved.exists()
 
 
 def test_shards_of_a_job_have_one_name_and_logs_of_their_own(tmp_path):

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from small_dataset import make_dataset
 from segplan.entry import main, search
 from segplan.entry.compose import parse_overrides
 from segplan.entry.trial import Ending, metric_rows
+from segplan.jobs import fold_record
+from segplan.jobs.fold_record import is_alive, this_process
 
 ROOT = Path(__file__).parents[2]
 PLAN = "plan=Dataset003_Boxes/3d_fullres"
@@ -105,6 +108,34 @@ def test_a_trial_that_was_stopped_goes_on_in_its_own_folder(planned_workspace, t
     assert trainings.folders[0] == trainings.folders[1]
 
 
+def test_an_objective_that_trials_do_not_have_ends_the_search(planned_workspace, trainings, tmp_path, capsys):
+    trainings.endings = [Ending(0)] * 5
+    assert run(planned_workspace, tmp_path, LR, "hydra.sweeper.objective=emma") == 1
+    assert len(trainings.endings) == 2
+    assert "it has no emma; there are dice" in capsys.readouterr().out
+
+
+def test_a_study_with_other_choices_is_not_gone_on_with(planned_workspace, trainings, tmp_path, capsys):
+    assert run(planned_workspace, tmp_path, "loss=dice_ce,dice_topk", "hydra.sweeper.n_trials=1") == 0
+    assert run(planned_workspace, tmp_path, "loss=dice_ce,dice_focal", "hydra.sweeper.n_trials=2") == 2
+    assert "was begun with another search space" in capsys.readouterr().err
+
+
+def test_a_training_that_outlived_its_search_is_waited_for(tmp_path, capsys):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.5)"])
+    attempt = replace(this_process(), process=child.pid, born=fold_record._born(child.pid))
+    (tmp_path / "attempt.json").write_text(json.dumps(asdict(attempt)))
+    search._await_orphan(tmp_path)
+    assert f"process {child.pid} trains it already" in capsys.readouterr().out
+    assert not is_alive(attempt)
+    child.wait()
+
+
+def test_only_trainings_are_searched(capsys):
+    assert main("predict", ["hydra/sweeper=optuna", "plan=a/b", "input=x", "output=y"]) == 2
+    assert "only trainings can be searched" in capsys.readouterr().err
+
+
 def test_a_failing_trial_stops_no_other_but_many_in_a_row_do(planned_workspace, trainings, tmp_path):
     trainings.endings = [Ending(1)]
     assert run(planned_workspace, tmp_path, LR, "hydra.sweeper.n_trials=2") == 1
@@ -121,6 +152,13 @@ def test_a_failing_trial_stops_no_other_but_many_in_a_row_do(planned_workspace, 
         (["hydra.sweeper.trials=3"], "Did you mean hydra.sweeper.n_trials"),
         (["hydra.sweeper.pruner=best"], "Use median, hyperband or none"),
         (["hydra/launcher=slurm"], "they share the study"),
+        (["optimzer.lr=interval(0.1,0.2)"], "unknown key optimzer.lr. Did you mean optimizer.lr?"),
+        (["optimizer.lr=interval(0.2,0.1)"], "is no interval"),
+        (["optimizer.lr=tag(log,interval(0,0.1))"], "is no interval"),
+        (["hydra.sweeper.startup_trials=few"], "startup_trials=few: must be a whole number from 0"),
+        (["hydra.sweeper.storage='sqlite:///a.db'"], "must be a file"),
+        (["--cfg", "job"], "--cfg shows one configuration"),
+        (["--bogus"], "unknown option --bogus"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(planned_workspace, trainings, tmp_path, capsys, words, message):

@@ -1,6 +1,7 @@
 import importlib.metadata
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -65,3 +66,10 @@ def test_slow_convolution_and_little_space_are_notes(tmp_path, capsys, monkeypat
 def test_the_speed_of_convolution_is_measured():
     """Any processor does between 0.1 and 100,000 GFLOP/s."""
     assert 0.1 < MEASURE(seconds=0.05) < 1e5
+
+
+def test_a_workspace_that_cannot_be_written_is_wrong(capsys):
+    if not Path("/proc/self").is_dir():
+        pytest.skip("/proc is Linux's")
+    assert doctor.run(Path("/proc/segplan")) == 1
+    assert "/proc/segplan cannot be written" in capsys.readouterr().out

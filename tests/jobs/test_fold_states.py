@@ -50,6 +50,22 @@ def test_a_fold_without_folder_is_missing_and_its_command_trains_it(tmp_path, fo
     assert found.command_line == f"segplan train plan={PLAN} fold=1 workspace={tmp_path}"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="SLURM runs on Linux")
+def test_a_fold_in_slurms_queue_is_not_launched_again(tmp_path, folder, monkeypatch):
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 17 PENDING\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    log = tmp_path / "logs" / PLAN / "default" / "fold_0.log"
+    log.parent.mkdir(parents=True)
+    log.with_name("fold_0.log.job").write_text("17\n")
+    found = state(tmp_path)
+    assert (found.status, found.detail, found.command) == ("running", "in the queue: SLURM job 17", ())
+    log.with_name("fold_0.log.code").write_text("1\n")  # the job has ended
+    assert state(tmp_path).status == "missing"
+
+
 def test_what_runs_is_running_until_it_ends(tmp_path, folder):
     with recorded(folder) as attempt:
         assert state(tmp_path).status == "running"

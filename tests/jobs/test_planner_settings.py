@@ -53,6 +53,7 @@ OVERRIDES = {
     "lowres_isotropy_ratio": (3.0, "1"),
     "lowres_min_reduction": (4.0, "0"),
     "nonzero_mask_fraction": (0.5, "1.1"),
+    "label_resampling": ("nearest", "cubic"),
     "target_spacing": ((1, 1, 2.5), "[1,1]"),
     "transpose": (False, "1"),
     "count_heads": (True, "1"),

@@ -82,10 +82,36 @@ def test_what_has_changed_since_is_said(trained, tmp_path, capsys):
     provenance["starts"][0]["versions"]["torch"] = "1.0"
     provenance["starts"][0]["data"] = "other"
     (fold / "provenance.json").write_text(json.dumps(provenance))
-    assert reproduce.run(fold, None, None, check_only=True) == 0
+    assert reproduce.run(fold, None, None) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["torch", "1.0", torch.__version__] for line in lines)
     assert any(line.split()[:2] == ["data", "other"] for line in lines)
+
+
+def test_an_edited_plan_and_a_half_trained_run_are_said(trained, tmp_path, capsys):
+    workspace = tmp_path / "w"
+    shutil.copytree(trained.workspace, workspace)
+    fold = workspace / fold_folder(trained).relative_to(trained.workspace)
+    (fold / "weights.safetensors").unlink()
+    provenance = json.loads((fold / "provenance.json").read_text())
+    provenance["starts"][0]["plan file"] = "of then"
+    (fold / "provenance.json").write_text(json.dumps(provenance))
+    asked = []
+    assert reproduce.run(fold, None, None, train=lambda words: asked.append(words) or 0) == 0
+    printed = capsys.readouterr().out
+    assert "it was not trained to its end" in printed
+    assert any(line.strip().startswith("plan file") for line in printed.splitlines())
+    [command] = asked
+    assert len(command) == 5  # the configuration's hash is the last: a file that is written meanwhile is refused
+
+
+def test_a_signal_leaves_the_further_folds(trained, tmp_path):
+    run_folder = tmp_path / "w" / fold_folder(trained).parent.relative_to(trained.workspace)
+    shutil.copytree(trained.workspace, tmp_path / "w")
+    shutil.copytree(run_folder / "fold_0", run_folder / "fold_1")
+    asked = []
+    assert reproduce.run(run_folder, None, None, train=lambda words: asked.append(words) or 130) == 130
+    assert len(asked) == 1
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path, capsys):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_resampling import margin, slice_by_slice, vote, zoom
 
-from segplan.errors import ImageError
+from segplan.errors import ImageError, PlanError
 from segplan.imaging import Geometry, Image
 from segplan.preprocessing import (
     PreprocessingPlan,
@@ -253,3 +253,31 @@ def test_compiling_is_told_from_loading(tmp_path):
     command = [sys.executable, "-c", code]
     runs = [subprocess.run(command, capture_output=True, text=True, env=environment, check=True) for _ in range(2)]
     assert [run.stdout.strip() for run in runs] == ["True", "False"]
+
+
+@pytest.mark.parametrize(("before", "after"), SIZES)
+def test_label_maps_by_nearest_neighbour_take_the_voxel_that_holds_the_centre(before, after):
+    labels = np.random.default_rng(1).integers(-1, 5, before).astype(np.int8)
+    found = resample_labels(labels, after, ISOTROPIC, ISOTROPIC, nearest=True)
+    # Exact in whole numbers: the centre (2 i + 1) / (2 n) of an output voxel lies in this input voxel.
+    places = [(2 * np.arange(new) + 1) * old // (2 * new) for old, new in zip(before, after, strict=True)]
+    np.testing.assert_array_equal(found, labels[np.ix_(*places)])
+
+
+def test_a_plan_with_nearest_labels_has_a_store_of_its_own_and_other_plans_keep_theirs():
+    known = {"spacing": [1, 1, 1], "transpose": [0, 1, 2], "normalization": ["zscore"], "use_mask": [False]}
+    votes = PreprocessingPlan.from_json(known | {"intensities": [None]})
+    nearest = PreprocessingPlan.from_json(known | {"intensities": [None], "label_resampling": "nearest"})
+    assert "label_resampling" not in votes.to_json()
+    assert nearest.identifier() != votes.identifier()
+    assert PreprocessingPlan.from_json(nearest.to_json()) == nearest
+    with pytest.raises(PlanError, match="Use votes or nearest"):
+        PreprocessingPlan.from_json(known | {"intensities": [None], "label_resampling": "cubic"})
+    labels = np.zeros((8, 8, 8), np.int8)
+    labels[2:5, 3:6, 1:7] = 1
+    geometry = Geometry(3, (2.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
+    image = Image(np.random.default_rng(0).normal(9, 1, (1, 8, 8, 8)).astype(np.float32), (2.0, 2.0, 2.0), geometry)
+    first, second = (preprocess(image, labels, plan).labels for plan in (votes, nearest))
+    assert first is not None
+    assert second is not None
+    np.testing.assert_array_equal(second, labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
