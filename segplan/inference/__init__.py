@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from segplan.inference.export import logits_to_labels, logits_to_probabilities, slabs_to_labels
     from segplan.inference.network import load_network
     from segplan.inference.precision import resolve_precision
-    from segplan.inference.predictor import Predictor, make_tiling, segment_stored_case
+    from segplan.inference.predictor import Predictor, make_tiling
     from segplan.inference.settings import InferenceSettings
+    from segplan.inference.streaming import open_probabilities, segment_case
     from segplan.inference.tiled import Tiling, sliding_window, stream_logits
     from segplan.inference.tiles import gaussian_weights, mirror_combinations, tile_starts
 
@@ -27,8 +28,9 @@ _HOMES = {
     "logits_to_probabilities": "export",
     "make_tiling": "predictor",
     "mirror_combinations": "tiles",
+    "open_probabilities": "streaming",
     "resolve_precision": "precision",
-    "segment_stored_case": "predictor",
+    "segment_case": "streaming",
     "slabs_to_labels": "export",
     "sliding_window": "tiled",
     "stream_logits": "tiled",
@@ -46,8 +48,9 @@ __all__ = [
     "logits_to_probabilities",
     "make_tiling",
     "mirror_combinations",
+    "open_probabilities",
     "resolve_precision",
-    "segment_stored_case",
+    "segment_case",
     "slabs_to_labels",
     "sliding_window",
     "stream_logits",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segplan.errors import ImageError
-from segplan.imaging import Geometry, Image, read_image, write_label_map
+from segplan.imaging import Geometry, Image, read_image, split_ending, write_label_map
 from segplan.imaging.image import spacing_zyx
 
 Segment = Callable[[Image], NDArray[np.unsignedinteger]]
@@ -45,6 +45,7 @@ def segment_as_given(
     if library == "path":
         if output is None:
             raise ImageError("output is missing", remedy="Give output=FILE, or use predict_files for an array.")
+        split_ending(Path(output).name)  # refused before the work, not after it
         image = read_image([Path(path) for path in channels])
         write_label_map(Path(output), segment(image), image.geometry)
         return Path(output)
@@ -69,6 +70,8 @@ def image_from_array(array: NDArray[Any], spacing: Sequence[float]) -> Image:
         ImageError: the number of axes and spacings do not fit, or a spacing is no length.
     """
     values = np.asarray(array)
+    if values.dtype.kind not in "buif":
+        raise ImageError(f"the array holds {values.dtype}, no real numbers", remedy="Give integers or floats.")
     if not all(np.isfinite(value) and value > 0 for value in spacing):
         raise ImageError(f"the spacing is {tuple(spacing)}", remedy="Give mm, all larger than 0.")
     if len(spacing) not in (2, 3) or values.ndim - len(spacing) not in (0, 1):
@@ -80,6 +83,8 @@ def image_from_array(array: NDArray[Any], spacing: Sequence[float]) -> Image:
         values = values[None]
     if len(spacing) == 2:
         values = values[:, None]
+    if not values.size:
+        raise ImageError(f"the array is empty: {values.shape}", remedy="Give at least one voxel.")
     y, x = (float(value) for value in spacing[-2:])
     z = float(spacing[0]) if len(spacing) == 3 else _NO_SLICES * max(y, x)
     in_file_order = tuple(float(value) for value in reversed(spacing))

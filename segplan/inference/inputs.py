@@ -21,7 +21,8 @@ def find_cases(inputs: str | Path | Sequence[str | Path], file_ending: str, num_
     Files CASE_0000.ext, CASE_0001.ext ... of one folder are the channels of CASE. Any other file is a case of its own
     that holds all channels. In a folder, files of the model's own ending count; only if there are none, those of any
     known ending; only if there are none of these, DICOM series. A .txt file lists one path a line; a .csv file one case
-    a row: its channel files, preceded by its name where the first row is a header that begins with `case`.
+    a row: its channel files, preceded by its name where the first row is a header that begins with `case`. Commas or
+    semicolons separate them.
 
     Args:
         inputs: what the user gave.
@@ -104,7 +105,10 @@ def _with_other_channels(path: Path, num_channels: int) -> list[Path]:
 
 
 def _from_csv(path: Path) -> list[Case]:
-    reader = csv.reader(_text(path).splitlines())
+    lines = _text(path).splitlines()
+    # Spreadsheets of half the world's languages separate by semicolons.
+    separator = ";" if lines and ";" in lines[0] and "," not in lines[0] else ","
+    reader = csv.reader(lines, delimiter=separator)
     stripped = [(reader.line_num, [cell.strip() for cell in row if cell.strip()]) for row in reader]
     rows = [(number, row) for number, row in stripped if row]
     named = bool(rows) and rows[0][1][0].lower() == "case"

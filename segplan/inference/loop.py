@@ -112,7 +112,7 @@ def predict_cases(
     """
     silent: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     with warnings.catch_warnings(), _Writing(handle) as writing:
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
         loop = pl.Trainer(**silent, enable_model_summary=False, callbacks=[_Handler(writing.add)], **trainer)
         stream = DataLoader(_CaseStream(cases, predictor, wanted), batch_size=None)
@@ -177,6 +177,9 @@ class _CaseStream(IterableDataset[LoadedCase]):
 
     def __init__(self, cases: Sequence[Case], predictor: Predictor | EnsemblePredictor, wanted: Wanted) -> None:
         self.cases, self.predictor, self.wanted = cases, predictor, wanted
+
+    def __len__(self) -> int:
+        return len(self.cases)  # else Lightning waits for the case after before it begins one, and holds both
 
     def __iter__(self) -> Iterator[LoadedCase]:
         waiting = deque(self.cases)

@@ -23,9 +23,9 @@ from segplan.inference.precision import resolve_precision, select_device
 from segplan.inference.resampled_first import preprocess_resampled_first
 from segplan.inference.settings import FAST, STUNET_V1, InferenceSettings
 from segplan.inference.streaming import StreamedCase, open_probabilities, segment_case
-from segplan.inference.tiled import Network, Tiling, auto_batch_size, sliding_window
+from segplan.inference.tiled import Tiling, auto_batch_size, sliding_window
 from segplan.model_folder import ONNX_FILE, ModelFolder
-from segplan.preprocessing import PreprocessedCase, PreprocessingPlan, StoredCase, preprocess
+from segplan.preprocessing import PreprocessedCase, PreprocessingPlan, preprocess
 from segplan.preprocessing.plan_node import labels_of, preprocessing_of
 
 
@@ -143,6 +143,8 @@ class Predictor:
             ImageError: a value is NaN or infinite, or the image does not fit the model.
             ModelError: a cascade's first stage was not loaded, and `earlier` is missing.
         """
+        if image.geometry.dimension == 2 and len(self.tiling.patch_size) == 3:
+            raise ImageError("it is a 2D picture, and the model is for volumes", remedy="Use a 2D model.")
         for number, channel in enumerate(image.array):
             if not np.isfinite(channel.sum(dtype=np.float64)):
                 raise ImageError(f"channel {number} holds NaN or infinite values", remedy="Replace them by real ones.")
@@ -236,31 +238,6 @@ def with_label_channels(case: PreprocessedCase, count: int) -> PreprocessedCase:
     for label in range(1, count + 1):
         np.equal(case.labels, label, out=image[channels + label - 1], casting="unsafe")
     return dataclasses.replace(case, image=image)
-
-
-def segment_stored_case(
-    networks: Network | Sequence[Network],
-    case: StoredCase,
-    plan: PreprocessingPlan,
-    labels: Labels,
-    tiling: Tiling,
-    *,
-    device: torch.device | str = "cpu",
-) -> NDArray[np.unsignedinteger]:
-    """Segment a case of a store; its image is read tile by tile.
-
-    Args:
-        networks: in evaluation mode, on `device`; several are averaged.
-        case: as `CaseStore.open` gives it.
-        plan: the plan that it was preprocessed by.
-        labels: what the channels stand for.
-        tiling: see `make_tiling`.
-        device: where the networks are.
-
-    Returns:
-        Labels (Z, Y, X) in the original frame, as `StoredCase.reference` is.
-    """
-    return segment_case(networks, case, plan, labels, tiling, device=device).labels
 
 
 def make_tiling(

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import Any
 
 from segplan.errors import ConfigError
 from segplan.imaging import atomic_write
+from segplan.inference.probabilities import SUFFIX
 
 FORMAT = 1
 
+_PROBABILITIES = (SUFFIX, ".npz")
 _NAME = re.compile(r"predict(_\d+of\d+)?\.json")
 
 
@@ -28,6 +31,7 @@ class Record:
         cases: per case what this job or its earlier runs made: hashes of input and outputs, seconds a stage ...
         others: the same of other shards.
         failed: per case why it could not be made.
+        replaced: per case what another maker wrote, whose predictions are being replaced.
     """
 
     folder: Path
@@ -37,6 +41,7 @@ class Record:
     cases: dict[str, dict[str, Any]] = field(default_factory=dict)
     others: list[dict[str, dict[str, Any]]] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
+    replaced: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -60,6 +65,8 @@ class Record:
                     f"output={folder}",
                     "Choose another output folder, or force=true to make them again.",
                 )
+            else:
+                record.replaced |= data["cases"]
         return record
 
     @property
@@ -79,13 +86,25 @@ class Record:
         return None
 
     def edited(self, identifier: str) -> Path | None:
-        """An output of the case that is there, but no longer as any job wrote it: somebody has corrected it."""
+        """An output of the case that is there, but no longer as any job wrote it: somebody has corrected it.
+
+        Probabilities are no one's to correct: where they are not as they were, they are damaged.
+        """
         written: dict[str, set[str | None]] = {}
         for cases in (self.cases, *self.others):
             for name, digest in cases.get(identifier, {}).get("outputs", {}).items():
                 written.setdefault(name, set()).add(digest)
-        paths = {self.folder / name: digests for name, digests in written.items()}
+        paths = {self.folder / name: digests for name, digests in written.items() if not name.endswith(_PROBABILITIES)}
         return next((path for path, known in paths.items() if path.exists() and file_hash(path) not in known), None)
+
+    def remove_stale(self, identifier: str, before: Mapping[str, Any]) -> None:
+        """Remove what the case's new outputs leave over of those `before`, but for what somebody has edited."""
+        now = self.cases[identifier]["outputs"]
+        for name, digest in before.get("outputs", {}).items():
+            path = self.folder / name
+            if name in now or digest is None or file_hash(path) != digest:
+                continue
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def save(self, about: Mapping[str, Any]) -> None:
         """Write the record; `about` is further information for people (versions, device)."""

@@ -77,6 +77,7 @@ def segment_case(
     entropy: bool = False,
     label_channels: int = 0,
     overlap: bool | None = None,
+    watch: Callable[[Iterator[Tensor]], Iterator[Tensor]] | None = None,
 ) -> StreamedCase:
     """Segment a case.
 
@@ -91,6 +92,7 @@ def segment_case(
         entropy: make a map of it.
         label_channels: of a cascade: the case's labels 1 … `label_channels` become as many further input channels.
         overlap: export in a thread beside the network; None: if that is on an accelerator.
+        watch: passes on the slabs of logits that it is given, (K, depth, Y, X) each, and may look at them.
 
     Raises:
         ModelError: the network gives values that are not finite.
@@ -100,24 +102,13 @@ def segment_case(
     target = torch.device(device)
     image = case.image
     source = image if not label_channels or case.labels is None else LabelledImage(image, case.labels, label_channels)
-    export: CaseExport | FastExport
-    if tiling.fast:
-        if probabilities is not None or entropy:
-            raise ValueError("fast inference gives labels, neither probabilities nor entropy")
-        export = FastExport(case.properties, plan, labels)
-    else:
-        export = CaseExport(
-            case.properties,
-            plan,
-            labels,
-            entropy=entropy,
-            probabilities=probabilities,
-            are_probabilities=tiling.probabilities,
-        )
+    export = _export_of(case, plan, labels, tiling, probabilities, entropy=entropy)
     notes: list[str] = []
     seconds = {"network": 0.0, "export": 0.0}
     start = time.perf_counter()
     slabs = _timed(stream_logits(networks, source, tiling, target, notes), seconds)
+    if watch is not None:
+        slabs = watch(slabs)
     if target.type != "cpu" if overlap is None else overlap:
         _beside(slabs, export.add)
     else:
@@ -154,6 +145,25 @@ def open_probabilities(
         box=original_box(properties),
         about=about,
     )
+
+
+def _export_of(
+    case: CaseOnGrid,
+    plan: PreprocessingPlan,
+    labels: Labels,
+    tiling: Tiling,
+    probabilities: ProbabilityWriter | None,
+    *,
+    entropy: bool,
+) -> CaseExport | FastExport:
+    if not tiling.fast:
+        ready = tiling.probabilities
+        return CaseExport(
+            case.properties, plan, labels, entropy=entropy, probabilities=probabilities, are_probabilities=ready
+        )
+    if probabilities is not None or entropy:
+        raise ValueError("fast inference gives labels, neither probabilities nor entropy")
+    return FastExport(case.properties, plan, labels)
 
 
 def _beside(slabs: Iterable[Tensor], work: Callable[[Tensor], None]) -> None:

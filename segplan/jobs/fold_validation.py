@@ -2,7 +2,8 @@
 
 import importlib.util
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from segplan.errors import ConfigError
 from segplan.evaluation import (
     CaseResult,
     Targets,
@@ -20,25 +22,17 @@ from segplan.evaluation import (
     write_summary,
 )
 from segplan.imaging import Geometry, atomic_write, write_label_map
-from segplan.inference import (
-    Tiling,
-    load_network,
-    logits_to_labels,
-    logits_to_probabilities,
-    make_tiling,
-    resolve_precision,
-    sliding_window,
-)
-from segplan.inference.export import slabs_to_labels
+from segplan.inference import Tiling, load_network, make_tiling, resolve_precision, streaming
 from segplan.inference.mirror_swap import mirror_swap
-from segplan.inference.tile_input import LabelledImage, TileSource
-from segplan.inference.tiled import Network, stream_logits
+from segplan.inference.probabilities import SUFFIX, ProbabilityStore, ProbabilityWriter
+from segplan.inference.settings import FAST
+from segplan.inference.tiled import Network
 from segplan.jobs import training_device
 from segplan.jobs.console import print_table, progress
 from segplan.jobs.next_stage import NextStage, next_stages, segmented_for
 from segplan.jobs.training_setup import TrainingSetup
 from segplan.model_folder import ModelFolder
-from segplan.preprocessing import CascadeCases, StoredCase
+from segplan.preprocessing import CascadeCases, PreprocessedCase, StoredCase
 
 
 def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
@@ -60,14 +54,8 @@ def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
     with progress("validation", len(setup.split.validation)) as advance:
         for identifier in setup.split.validation:
             case = setup.store.open(identifier)
-            if setup.config.validation.save_probabilities:
-                logits = sliding_window(network, network_input(setup, case), tiling, device)
-                _save_probabilities(setup, logits, case, folder / f"{identifier}.npz")
-                for _ in segmented_for(stages, setup, case, iter([logits])):
-                    pass
-                labels = logits_to_labels(logits, case.properties, setup.preprocessing, setup.labels)
-            else:
-                labels = segment_case(setup, network, case, tiling, device=device, stages=stages)
+            with _probabilities(setup, case, folder) as writer:
+                labels = segment_case(setup, network, case, tiling, device=device, stages=stages, probabilities=writer)
             path = folder / f"{identifier}{ending}"
             _write(path, labels, case)
             metrics = case_metrics(labels, case.reference(), setup.labels)
@@ -92,6 +80,7 @@ def segment_case(
     *,
     device: torch.device,
     stages: Sequence[NextStage] = (),
+    probabilities: ProbabilityWriter | None = None,
 ) -> NDArray[np.unsignedinteger]:
     """Segment a case of the store with a network of the training; returns labels (Z, Y, X) in the original frame.
 
@@ -102,17 +91,25 @@ def segment_case(
         tiling: see `tiling_of`.
         device: where the network is.
         stages: those that the case is segmented for too.
+        probabilities: an open store to write them to.
     """
-    slabs = segmented_for(stages, setup, case, stream_logits(network, network_input(setup, case), tiling, device))
-    return slabs_to_labels(slabs, case.properties, setup.preprocessing, setup.labels)
-
-
-def network_input(setup: TrainingSetup, case: StoredCase) -> TileSource:
-    """The image of a stored case as the network takes it: in a cascade with the first stage's labels as channels."""
-    if setup.previous is None:
-        return case.image
-    earlier = CascadeCases(setup.store, setup.previous.segmentations).open(case.identifier).previous
-    return LabelledImage(case.image, earlier, len(setup.labels.foreground_labels))
+    earlier = None
+    if setup.previous is not None:
+        earlier = CascadeCases(setup.store, setup.previous.segmentations).open(case.identifier).previous
+    result = streaming.segment_case(
+        network,
+        PreprocessedCase(case.image, earlier, case.properties),
+        setup.preprocessing,
+        setup.labels,
+        tiling,
+        device=device,
+        probabilities=probabilities,
+        label_channels=0 if earlier is None else len(setup.labels.foreground_labels),
+        watch=lambda slabs: segmented_for(stages, setup, case, slabs),
+    )
+    for note in result.notes:
+        print(f"note: {case.identifier}: {note}", flush=True)
+    return result.labels
 
 
 def print_scores(setup: TrainingSetup, summary: Mapping[str, Any]) -> None:
@@ -130,8 +127,14 @@ def tiling_of(setup: TrainingSetup) -> Tiling:
     """How the fold's whole validation cases are segmented.
 
     Raises:
-        ConfigError: the `inference` node does not fit the training.
+        ConfigError: the `inference` node does not fit the training, or what is asked of the validation.
     """
+    wanted = setup.config.validation.save_probabilities
+    if wanted not in (True, False, "npz"):
+        raise ConfigError("must be true, false or npz", f"validation.save_probabilities={wanted}", "Use true.")
+    if wanted and setup.inference.mode == FAST:
+        what = "makes labels only, and validation.save_probabilities asks for more"
+        raise ConfigError(what, f"inference.mode={FAST}", "Leave out one of them.")
     device = torch.device(training_device.accelerator(setup.config))
     return make_tiling(
         setup.patch_size,
@@ -145,10 +148,22 @@ def tiling_of(setup: TrainingSetup) -> Tiling:
     )
 
 
-def _save_probabilities(setup: TrainingSetup, logits: torch.Tensor, case: StoredCase, path: Path) -> None:
-    probabilities = logits_to_probabilities(logits, case.properties, setup.preprocessing, setup.labels)
-    with atomic_write(path) as temporary:
-        np.savez_compressed(temporary, probabilities=probabilities)
+@contextmanager
+def _probabilities(setup: TrainingSetup, case: StoredCase, folder: Path) -> Iterator[ProbabilityWriter | None]:
+    """The store for a case's probabilities, if they are wanted; turned into nnU-Net's file at the end, if that is."""
+    wanted = setup.config.validation.save_probabilities
+    if not wanted:
+        yield None
+        return
+    store, file = folder / f"{case.identifier}{SUFFIX}", folder / f"{case.identifier}.npz"
+    about = {"case": case.identifier, "geometry": case.properties.geometry}
+    with streaming.open_probabilities(store, case.properties, setup.labels, about=about) as writer:
+        yield writer
+    if wanted == "npz":
+        ProbabilityStore.open(store).to_npz(file)
+        shutil.rmtree(store)
+    else:
+        file.unlink(missing_ok=True)  # an older one would be another validation's
 
 
 def _write(path: Path, labels: NDArray[Any], case: StoredCase) -> None:

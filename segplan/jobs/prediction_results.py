@@ -76,7 +76,8 @@ class Results:
         """
         name = result.case.identifier
         error, timing, outputs = result.error, dict(result.seconds), {}
-        if self.record.cases.pop(name, None) is not None:
+        before = self.record.cases.pop(name, None) or self.record.replaced.get(name, {})
+        if before:
             # Else a kill before the next save would leave a file that its entry does not fit: as if somebody edited it.
             self.record.save(self._about())
         if error is None:
@@ -102,7 +103,11 @@ class Results:
                 "seconds": {stage: round(value, 3) for stage, value in timing.items()},
                 "peak_memory_gb": _peak_memory_gb(),
                 "precision": self.precision,
+                **({"notes": list(result.notes)} if result.notes else {}),
             }
+            self.record.remove_stale(
+                name, before
+            )  # probabilities of an earlier model beside the labels of this one, say
             _print_case(name, self.record.cases[name])
         self.record.save(self._about())
 

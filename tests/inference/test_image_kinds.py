@@ -87,7 +87,10 @@ def test_arrays_come_back_with_the_axes_of_their_spacing():
     [
         (np.zeros((3, 3, 3)), {}, "an array has no spacing"),
         (np.zeros((3, 3, 3)), {"spacing": (1, 1, 1), "output": "x.nii.gz"}, "only a path's label map is written"),
+        (np.zeros((0, 3, 3)), {"spacing": (1, 1, 1)}, "is empty"),
+        (np.zeros((3, 3, 3), complex), {"spacing": (1, 1, 1)}, "no real numbers"),
         (FILES[0], {}, "output is missing"),
+        (FILES[0], {"output": "x.foo"}, "known image format"),
         (FILES[0], {"spacing": (1, 1, 1), "output": "x.nii.gz"}, "spacing of its own"),
         ([sitk.Image(3, 3, 3, sitk.sitkFloat32), sitk.Image(3, 3, 4, sitk.sitkFloat32)], {}, "not on one grid"),
     ],

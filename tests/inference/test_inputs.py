@@ -64,6 +64,8 @@ def test_csv_rows_are_cases_with_and_without_a_header(tmp_path):
     (tmp_path / "named.csv").write_text('case,t1,t2\nx,a.nii.gz,"b, c.nii.gz"\n')
     (tmp_path / "plain.csv").write_text("a_0000.nii.gz,b.nii.gz\n")
     (tmp_path / "titled.csv").write_text("t1,t2\na.nii.gz,b.nii.gz\n")
+    (tmp_path / "spreadsheet.csv").write_text("case;t1;t2\nx;a.nii.gz;b, c.nii.gz\n", encoding="utf-8-sig")
+    assert found(tmp_path / "spreadsheet.csv", 2) == {"x": ["a.nii.gz", "b, c.nii.gz"]}
     assert found(tmp_path / "named.csv", 2) == {"x": ["a.nii.gz", "b, c.nii.gz"]}
     assert found(tmp_path / "plain.csv", 2) == {"a": ["a_0000.nii.gz", "b.nii.gz"]}
     assert found(tmp_path / "titled.csv", 2) == {"a": ["a.nii.gz", "b.nii.gz"]}

@@ -236,6 +236,27 @@ def test_predictions_made_otherwise_are_refused_unless_forced(model, images, tmp
         run(config_of(model, images, output))
 
 
+def test_a_forced_prediction_leaves_no_probabilities_of_the_other_model(model, images, tmp_path):
+    output = tmp_path / "out"
+    run(config_of(model, images, output, save_probabilities=True, save_entropy=True))
+    (output / "entropy" / "t1.nii.gz").write_bytes(b"edited")
+    assert run(config_of(model, images, output, force=True, folds=1)) == 0
+    left = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
+    assert left == {"t0.nii.gz", "t1.nii.gz", "predict.json", "entropy/t1.nii.gz"}
+
+
+def test_damaged_probabilities_are_made_again(model, images, tmp_path, capsys):
+    config = config_of(model, images / "t0_0000.nii.gz", tmp_path / "out", save_probabilities=True)
+    run(config)
+    pieces = tmp_path / "out" / "t0.probabilities" / "boxes.bin"
+    whole = pieces.read_bytes()
+    pieces.write_bytes(whole[:-100])
+    capsys.readouterr()
+    assert run(config) == 0
+    assert "1 written" in capsys.readouterr().out
+    assert pieces.read_bytes() == whole
+
+
 def test_files_of_unknown_origin_are_never_overwritten(model, images, tmp_path):
     output = tmp_path / "labels"
     output.mkdir()

@@ -8,7 +8,7 @@ from nnunet_fixture import DATA, import_fixture
 
 from segplan.errors import ConfigError, ImageError, ModelError
 from segplan.imaging import read_image
-from segplan.inference import InferenceSettings, Predictor, resolve_precision, segment_stored_case
+from segplan.inference import InferenceSettings, Predictor, resolve_precision, segment_case
 from segplan.inference.image_kinds import image_from_array
 from segplan.model_folder import ModelFolder, write_model_json, write_weights
 from segplan.networks import PlainUNet
@@ -60,9 +60,9 @@ def test_folds_are_averaged_as_logits(model, predictor, image):
 def test_a_stored_case_gives_the_labels_of_its_image(predictor, image, tmp_path):
     store = CaseStore(tmp_path)
     store.write("t0", predictor.preprocess(image), {}, None, "hash")
-    labels = segment_stored_case(
+    labels = segment_case(
         predictor.networks, store.open("t0"), predictor.plan, predictor.labels, predictor.tiling
-    )
+    ).labels
     assert np.array_equal(labels, predictor.predict(image.array, image.spacing))
 
 
@@ -70,7 +70,7 @@ def test_a_training_network_with_deep_supervision_serves_too(predictor, image, t
     network = PlainUNet(2, 4, [4, 6], [[1, 1, 1], [2, 2, 2]], [[3, 3, 3]] * 2, deep_supervision=True).eval()
     store = CaseStore(tmp_path)
     store.write("t0", predictor.preprocess(image), {}, None, "hash")
-    labels = segment_stored_case(network, store.open("t0"), predictor.plan, predictor.labels, predictor.tiling)
+    labels = segment_case(network, store.open("t0"), predictor.plan, predictor.labels, predictor.tiling).labels
     assert labels.shape == image.array.shape[1:]
 
 
@@ -184,3 +184,8 @@ def test_precision_names():
 def test_a_spacing_that_is_no_length_is_refused(spacing):
     with pytest.raises(ImageError, match="spacing is"):
         image_from_array(np.zeros((4, 5, 6)), spacing)
+
+
+def test_a_picture_is_not_for_a_model_of_volumes(predictor):
+    with pytest.raises(ImageError, match="2D picture"):
+        predictor.predict(np.ones((2, 9, 9)), (1.0, 1.0))

@@ -98,7 +98,7 @@ def small_pieces(monkeypatch):
 
 
 # No shrinking: a failing example is small enough, and each costs a second.
-@settings(max_examples=7, deadline=None, derandomize=True, phases=[Phase.generate])
+@settings(max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate])
 @given(
     case=cases(),
     tiling=tilings(),
