@@ -229,6 +229,7 @@ def test_a_full_device_gets_smaller_batches_and_then_leaves_the_sums_to_the_host
 def test_an_error_of_any_stage_ends_the_case_and_no_thread_stays(monkeypatch, overlap):
     plan, case = plain_case()
     tiling = Tiling((8, 8, 8), ORGANS)
+    before = set(threading.enumerate())  # libraries that other tests use keep threads of their own
 
     def failing_network(tiles: torch.Tensor) -> torch.Tensor:
         return tiles.repeat(1, ORGANS, 1, 1, 1) * torch.nan
@@ -242,7 +243,7 @@ def test_an_error_of_any_stage_ends_the_case_and_no_thread_stays(monkeypatch, ov
     monkeypatch.setattr(case_export, "label_plane", failing_export)
     with pytest.raises(OSError, match="disk is gone"):
         segment_case(network_of(3, 1, 0), case, plan, PLAIN, tiling, overlap=overlap)
-    assert threading.active_count() == 1
+    assert set(threading.enumerate()) <= before
 
 
 def test_a_failed_case_leaves_no_probabilities(tmp_path: Path):
