@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measure import REPOSITORY, BenchmarkFailed, neutral_environment, print_machine, run_measured
+from measure import REPOSITORY, BenchmarkFailed, neutral_environment, print_machine, run_logged
 
 from segplan.imaging import Geometry, write_label_map
 
@@ -69,8 +69,7 @@ class Study:
 
     def command(self, words: Sequence[str], log: str) -> None:
         environment = neutral_environment(OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
-        cost = run_measured([sys.executable, *words], self.root / f"{log}.log", environment)
-        print(f"{log}: {cost.wall_s:.0f} s wall, {cost.cpu_s:.0f} s CPU", flush=True)
+        run_logged(self.root, words, log, environment)
 
     def dice(self, configuration: str, seed: int) -> float | None:
         """Mean Dice over the validation cases of fold 0; None where it is not finished."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmark_data import add_dataset_argument, raw_dataset
-from measure import BenchmarkFailed, neutral_environment, print_machine, run_measured
+from measure import BenchmarkFailed, neutral_environment, print_machine, run_logged
 from reference_environment import run_benchmark
 
 from segplan.dataset import Split, open_dataset, read_splits, write_splits
@@ -80,10 +80,7 @@ class Study:
         self.run("train.py", words, run)
 
     def run(self, script: str, words: Sequence[str], log: str) -> None:
-        cost = run_measured(
-            [sys.executable, script, *words], self.workspace / f"{log.replace('/', '_')}.log", neutral_environment()
-        )
-        print(f"{log}: {cost.wall_s:.0f} s wall, {cost.cpu_s:.0f} s CPU", flush=True)
+        run_logged(self.workspace, [script, *words], log, neutral_environment())
 
     def dice(self, run: str) -> float | None:
         """Mean Dice over the fold's whole validation cases; None where the run is not finished."""
@@ -138,17 +135,23 @@ def write_merged(dataset: Path, folder: Path, cases: Sequence[str]) -> None:
     (folder / "dataset.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def print_verdict(dice: Mapping[str, float]) -> bool:
-    """The table, and whether fine-tuning holds what is asked of it; returns that."""
+def print_table(dice: Mapping[str, float]) -> tuple[float, float]:
+    """Every run and the means; returns the gain of fine-tuning, and the wider range over seeds."""
     print("\n| run | mean Dice |\n|---|---|")
     for name, value in dice.items():
         print(f"| {name} | {value:.4f} |")
     tuned, scratch = ([dice[f"{kind}_{seed}"] for seed in SEEDS] for kind in ("finetuned", "scratch"))
     gain = statistics.mean(tuned) - statistics.mean(scratch)
     widest = max(max(values) - min(values) for values in (tuned, scratch))
-    holds = gain >= MARGIN and gain >= RANGES * widest
     print(f"\nfine-tuned {statistics.mean(tuned):.4f}, scratch {statistics.mean(scratch):.4f}, gain {gain:.4f}")
-    print(f"scratch at full length {dice['scratch_full']:.4f}")
+    print(f"scratch at full length {dice['scratch_full']:.4f}, wider range over seeds {widest:.4f}")
+    return gain, widest
+
+
+def print_verdict(dice: Mapping[str, float]) -> bool:
+    """The table, and whether fine-tuning holds what is asked of it; returns that."""
+    gain, widest = print_table(dice)
+    holds = gain >= MARGIN and gain >= RANGES * widest
     verdict = "PASS" if holds else "FAIL"
     print(
         f"{verdict}: at least {MARGIN}, and {RANGES:g} times the wider range over seeds, {widest:.4f}, were asked for"

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetuning import CONFIGURATION, SEEDS, print_verdict
-from measure import BenchmarkFailed, neutral_environment, print_machine, run_measured
+from finetuning import CONFIGURATION, SEEDS, print_table
+from measure import BenchmarkFailed, neutral_environment, print_machine, run_logged
 from reference_environment import run_benchmark
 
 from segplan.dataset import Split, open_dataset, write_splits
@@ -61,11 +61,8 @@ class Study:
 
     def run(self, words: list[str], log: str) -> None:
         """Run a command of segplan in the workspace; its output goes to a file there."""
-        command = [sys.executable, *words]
-        if words[0].endswith(".py"):
-            command.append(f"workspace={self.workspace}")
-        cost = run_measured(command, self.workspace / f"{log}.log", neutral_environment())
-        print(f"{log}: {cost.wall_s:.0f} s wall, {cost.cpu_s:.0f} s CPU", flush=True)
+        own = [f"workspace={self.workspace}"] if words[0].endswith(".py") else []
+        run_logged(self.workspace, [*words, *own], log, neutral_environment())
 
     def dice(self, run: str) -> float | None:
         """Mean Dice over the five unseen cases; None where the run is not finished."""
@@ -109,7 +106,7 @@ def body(arguments: argparse.Namespace) -> int:
             if study.dice(name) is None:
                 words = [f"plan={TARGET}/{ADOPTED}/{CONFIGURATION}", "fold=0", f"run={name}", FEATURES]
                 study.run(["train.py", *words, *overrides], name)
-        print_verdict({name: dice for name in runs if (dice := study.dice(name)) is not None})
+        print_table({name: dice for name in runs if (dice := study.dice(name)) is not None})
     return 0
 
 

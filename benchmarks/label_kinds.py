@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import REPOSITORY, BenchmarkFailed, neutral_environment, print_machine, run_measured
+from measure import REPOSITORY, BenchmarkFailed, neutral_environment, print_machine, run_logged
 
 from segplan.dataset import read_splits
 from segplan.imaging import read_label_map, write_label_map
@@ -97,8 +97,7 @@ class Study:
     def command(self, words: Sequence[str], log: str) -> None:
         """Run one of segplan's commands with one thread, so that its result does not depend on the machine's cores."""
         environment = neutral_environment(OMP_NUM_THREADS="1", PYTHONPATH=str(REPOSITORY))
-        cost = run_measured([sys.executable, *words], self.root / f"{log}.log", environment)
-        print(f"{log}: {cost.wall_s:.0f} s wall, {cost.cpu_s:.0f} s CPU", flush=True)
+        run_logged(self.root, words, log, environment)
 
     def dice(self, kind: str, seed: int) -> dict[str, float] | None:
         """Dice of each target and two means against the plain label maps; None where the run is not finished.

@@ -60,6 +60,12 @@ def neutral_environment(**extra: str) -> dict[str, str]:
     return kept | {"PYTHONUNBUFFERED": "1"} | extra
 
 
+def run_logged(folder: Path, words: Sequence[str], log: str, environment: Mapping[str, str]) -> None:
+    """Run python with `words`, its output into FOLDER/LOG.log, and print what it cost."""
+    cost = run_measured([sys.executable, *words], folder / f"{log.replace('/', '_')}.log", environment)
+    print(f"{log}: {cost.wall_s:.0f} s wall, {cost.cpu_s:.0f} s CPU", flush=True)
+
+
 def run_measured(command: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> Measurement:
     """Run a command to its end and measure it.
 

@@ -123,8 +123,7 @@ def probability_rows(  # noqa: PLR0912, PLR0917 numba calls by position, and com
     total = np.empty(target.shape[2], dtype=np.float32)
     for i in range(target.shape[1]):
         low, high, up = rows[0][0, i], rows[0][1, i], rows[1][i]
-        largest[:] = -np.inf
-        total[:] = 0
+        largest[:], total[:] = -np.inf, 0
         for k in range(target.shape[0]):
             for x in range(line.size):
                 first = below[k, low, x] + share * (above[k, low, x] - below[k, low, x])

@@ -159,12 +159,13 @@ def _painted_number(labels: Labels, place: int) -> int:
 
 def _store(workspace: Path, plan: Mapping[str, Any], notes: list[str]) -> CaseStore | None:
     store = CaseStore(store_folder(workspace, plan))
+    reason = "the preprocessed cases are not in this workspace"
     try:
         if store.identifiers():
             return store
-    except (SegplanError, OSError):
-        pass
-    notes.append("Without pictures, and sizes in voxels: the preprocessed cases are not in this workspace.")
+    except (SegplanError, OSError) as error:
+        reason = f"the preprocessed cases cannot be read ({error})"
+    notes.append(f"Without pictures, and sizes in voxels: {reason}.")
     return None
 
 

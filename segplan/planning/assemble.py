@@ -118,8 +118,7 @@ def assemble(
     given = _reasons(inputs, configured, previous_stage) | dict(why)
     configured = with_stunet(configured, inputs.label_count, settings) if settings.network == "stunet" else configured
     patch = configured.topology.patch_size
-    schemes = normalization_schemes(description.channel_names)
-    channels = _input_channels(inputs, previous_stage)
+    schemes, channels = normalization_schemes(description.channel_names), _input_channels(inputs, previous_stage)
     axes, heads = inputs.frame.axes[-len(patch) :], description.labels.num_heads
     trouble = _empty(median_shape, axes) or why_not_runnable(configured, median_shape, settings)
     network = planned_network(configured, channels, heads, settings, None if trouble else inputs.measure)

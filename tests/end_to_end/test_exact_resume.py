@@ -1,6 +1,5 @@
 """A run that is killed at random moments ends like one that never was: the real command, augmentation and loaders."""
 
-import csv
 import os
 import random
 import signal
@@ -10,13 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from run_comparison import rows_of, same
 from small_dataset import make_dataset
 
 from segplan.training import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMINGS = {"samples_per_s", "waiting_share", "epoch_s"}
 PLAN = "Dataset006_Kill/3d_fullres"
 SETTINGS = (
     f"plan={PLAN}",
@@ -64,21 +62,6 @@ def signalled(number: int, *words: str, cwd: Path, after: int, folder: Path) -> 
     os.killpg(process.pid, number)
     out, err = process.communicate(timeout=600)
     return process.returncode, out + err
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
-
-
-def same(left, right) -> bool:
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
-    return bool(left == right)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 Needs two nodes with a CPU each that see this file system, and the right to set a node's state.
 """
 
-import csv
 import json
 import os
 import shutil
@@ -15,13 +14,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from run_comparison import rows_of
 from small_dataset import make_dataset
 
 from segplan.jobs.cluster import Command, Resources, submit, wait
 from segplan.training import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMINGS = {"samples_per_s", "waiting_share", "epoch_s"}
 PLAN = "Dataset008_Cluster"
 SMALL = (
     "data.batch_size=2",
@@ -112,11 +111,6 @@ def test_a_training_on_two_nodes_shares_its_batches(planned):
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / "final.ckpt")["state_dict"]
     return state
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")

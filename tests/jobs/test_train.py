@@ -1,4 +1,3 @@
-import csv
 import json
 import os
 import signal
@@ -6,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
+from run_comparison import rows_of, same
 from tiny_run import CASES, make_run
 
 from segplan.errors import ConfigError, PlanError, RunError, StoreError
@@ -18,23 +17,6 @@ from segplan.jobs.train_fold import run
 from segplan.model_folder import ModelFolder
 from segplan.training import load_checkpoint
 from segplan.training.callbacks import Checkpoints
-
-TIMINGS = {"samples_per_s", "waiting_share", "epoch_s"}
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
-
-
-def same(left, right) -> bool:
-    if isinstance(left, torch.Tensor):
-        return torch.equal(left, right)
-    if isinstance(left, dict):
-        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    if isinstance(left, list | tuple):
-        return len(left) == len(right) and all(same(a, b) for a, b in zip(left, right, strict=True))
-    return bool(left == right)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The real training command with two processes of Lightning's, against the same with one."""
 
-import csv
 import os
 import signal
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from jobs.tiny_run import make_run
+from run_comparison import rows_of
 
 from segplan.jobs.prepare import fold_folder
 from segplan.training import load_checkpoint
@@ -24,12 +24,6 @@ SETTINGS = (
     "validation.every_n_epochs=1",
     "validation.num_cases=1",
 )
-TIMINGS = {"samples_per_s", "waiting_share", "epoch_s"}
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
 
 
 def weights_after_training(workspace: Path, devices: int) -> dict[str, torch.Tensor]:

@@ -1,14 +1,13 @@
 """Options of a whole training: what happens without memory, with bad losses, out of time, and to what is measured."""
 
-import csv
 import json
 import math
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from run_comparison import rows_of
 from test_train import StopAt, same
 from tiny_run import CONFIGS, make_run
 
@@ -21,12 +20,6 @@ from segplan.training import SegmentationModule, load_checkpoint
 from segplan.training.nonfinite import BATCH_FILE
 
 SHORT = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.precision=32", "data.patch_size=[8,8,8]")
-TIMINGS = {"samples_per_s", "waiting_share", "epoch_s"}
-
-
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
-        return [{key: value for key, value in row.items() if key not in TIMINGS} for row in csv.DictReader(file)]
 
 
 def checkpoint_of(config, name="final"):

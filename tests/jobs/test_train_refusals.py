@@ -102,7 +102,7 @@ def test_folds_of_one_run_must_have_one_configuration(workspace):
 
 def test_a_fold_may_differ_in_seed_and_starting_weights(workspace):
     weights = fold_folder(changed(workspace)) / "weights.safetensors"
-    prepare_run(changed(workspace, "fold=1", "seed=5", f"finetune.checkpoint={weights}"))
+    assert prepare_run(changed(workspace, "fold=1", "seed=5", f"finetune.checkpoint={weights}")).is_file()
 
 
 def test_a_run_from_before_there_was_a_common_identity_gets_one(workspace):
