@@ -15,12 +15,13 @@ from segplan.model_folder import MODEL_FILE, POSTPROCESSING_FILE, PREVIOUS, Mode
 _BLOCK = 1 << 20
 
 
-def write_zip(ensemble: ModelEnsemble, target: Path) -> None:
+def write_zip(ensemble: ModelEnsemble, target: Path, *, replace: bool = False) -> None:
     """Write all that predicting with `ensemble` needs; the same models give the same bytes.
 
     Args:
         ensemble: one model, or several that predict together.
         target: the zip to make.
+        replace: it may be there already; the old one stays until the new one is whole.
 
     Raises:
         ModelError: `target` is there already or ends otherwise, or a file of the model is damaged.
@@ -28,8 +29,8 @@ def write_zip(ensemble: ModelEnsemble, target: Path) -> None:
     """
     if target.suffix.lower() != ".zip":
         raise ModelError("a model's zip ends in .zip", target, f"Name it {target.name}.zip.")
-    if target.exists():
-        raise ModelError("it is there already", target, "Name a new file, or remove this one.")
+    if target.exists() and not replace:
+        raise ModelError("it is there already", target, "Name a new file, or say force=true to replace this one.")
     remove_abandoned(target)
     with atomic_write(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         writer = _Writer(archive)

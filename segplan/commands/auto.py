@@ -2,8 +2,14 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segplan.entry.launchers import Slurm
+    from segplan.jobs.auto import Execute, Launch
+    from segplan.jobs.auto_steps import AutoSettings, Step
 
 HELP = "plan, train all folds, select, export a model and write a report; stopped at any moment it goes on"
 
@@ -13,7 +19,8 @@ _OF_PLANNING = ("planner", "stages", "num_workers", "name", "split", "verify", "
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the job's arguments."""
     parser.add_argument("dataset", help="the raw dataset's folder, or the name of a planned one")
-    parser.add_argument("override", nargs="*", help="key=value of every training; planner… and split… go to planning")
+    help_text = "key=value of every training; planner… and split… go to planning; hydra/launcher=slurm hydra.launcher.…"
+    parser.add_argument("override", nargs="*", help=help_text)
     parser.add_argument(
         "--budget", help="100 (epochs), 100x50 (epochs of 50 batches), or 12h (30min, 2d) for all folds"
     )
@@ -27,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do the job; returns the exit code."""
     from segplan.entry.locations import workspace_folder
-    from segplan.jobs.auto import plan_first, show
+    from segplan.entry.slurm_chain import pop_cluster
+    from segplan.jobs.auto import plan_first, run_on_cluster, show
     from segplan.jobs.auto import run as auto
     from segplan.jobs.auto_budget import parse_budget
     from segplan.jobs.auto_steps import AutoSettings
@@ -35,14 +43,16 @@ def run(options: argparse.Namespace) -> int:
 
     workspace = workspace_folder([f"workspace={options.workspace}"] if options.workspace else [])
     budget = parse_budget(options.budget)
-    planning = [word for word in options.override if _key(word).split(".")[0].split("@")[0] in _OF_PLANNING]
-    training = [word for word in options.override if word not in planning]
+    launcher, overrides = pop_cluster(options.override)
+    planning = [word for word in overrides if _key(word).split(".")[0].split("@")[0] in _OF_PLANNING]
+    training = [word for word in overrides if word not in planning]
     dataset = Path(options.dataset).expanduser()
     group = _group(dataset.resolve().name if dataset.is_dir() else options.dataset, planning)
     planned = (workspace / "plan" / group / "_dataset.yaml").is_file()
     if dataset.is_dir() and not (options.dry_run and planned):
         words = ["plan", f"dataset={dataset.resolve()}", *planning, *workspace_word(workspace)]
-        if code := plan_first(words, _execute, only=options.dry_run):
+        execute = _execute if launcher is None or options.dry_run else _on_cluster(group, launcher, workspace)
+        if code := plan_first(words, execute, only=options.dry_run):
             return code
     settings = AutoSettings(
         workspace, group, _listed(options.configurations), _listed(options.folds), training, run=options.run_name
@@ -51,7 +61,35 @@ def run(options: argparse.Namespace) -> int:
     def compose(plan: str, overrides: Sequence[str]) -> Mapping[str, Any]:
         return _compose(plan, overrides, workspace)
 
-    return show(settings, budget, compose) if options.dry_run else auto(settings, budget, _execute, compose)
+    if options.dry_run:
+        return show(settings, budget, compose)
+    if launcher is not None:
+        return run_on_cluster(settings, budget, _launch(settings, launcher), compose)
+    return auto(settings, budget, _execute, compose)
+
+
+def _on_cluster(group: str, launcher: "Slurm", workspace: Path) -> "Execute":
+    """What plans in a job; the steps follow from the plan, so it is waited for in any case."""
+    from segplan.entry.slurm_chain import Link, run_chain
+
+    def execute(words: Sequence[str]) -> int:
+        log = workspace / "logs" / group / "auto_plan.log"
+        codes = run_chain([Link("plan", words, log=log)], replace(launcher, wait=True), workspace)
+        return codes["plan"] or 0
+
+    return execute
+
+
+def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
+    from segplan.entry.slurm_chain import Link, run_chain
+    from segplan.jobs.auto_record import command_of
+
+    def launch(steps: "Sequence[Step]") -> Mapping[str, int | None]:
+        logs = {step.name: None if step.kind == "train" else command_of(step, settings).log for step in steps}
+        links = [Link(step.name, step.words, step.after, logs[step.name]) for step in steps]
+        return run_chain(links, launcher, settings.workspace)
+
+    return launch
 
 
 def _group(dataset: str, planning: Sequence[str]) -> str:

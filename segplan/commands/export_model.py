@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--folds", help="the folds of a zip: 0 or [0,1,2]; default: all that have weights")
     parser.add_argument("--network-target", help="import path of the network's class, where it is none of segplan's")
+    parser.add_argument("--force", choices=("true", "false"), default="false", help="true: replace a zip")
     parser.add_argument(
         "--workspace", help="of a .yaml: where its plans were trained (default $SEGPLAN_WORKSPACE, else ./workspace)"
     )
@@ -36,5 +37,6 @@ def run(options: argparse.Namespace) -> int:
         options.format,
         folds=folds,
         network_target=options.network_target,
+        force=options.force == "true",
         workspace=workspace_folder([f"workspace={options.workspace}"] if options.workspace else []),
     )

@@ -22,27 +22,35 @@ def run_on_slurm(jobs: Sequence[SweepJob], launcher: Slurm, environment: Mapping
     numbers = []
     for group in groups:
         waiting = cluster.job_of(group[0].command) if len(group) == 1 else None
-        done = [waiting] if waiting else _submit(group, launcher, environment)
+        done = [waiting] if waiting else submit_group(group, launcher, environment)
         for number, job in zip(done, group, strict=True):
             word = "in the queue" if waiting else "submitted"
             print(f"{word} {number}: {job.name} → {job.command.log}", flush=True)
         numbers += done
     if not launcher.wait:
         return [None] * len(jobs)
-    try:
-        codes = cluster.wait({number: job.command for number, job in zip(numbers, jobs, strict=True)})
-    except KeyboardInterrupt:
-        whole = sorted({number.partition("_")[0] for number in numbers})
-        print(f"\nthe jobs go on; scancel {' '.join(whole)} ends them")
-        raise
+    codes = wait_for({number: job.command for number, job in zip(numbers, jobs, strict=True)})
     return [codes[number] for number in numbers]
 
 
-def _submit(group: Sequence[SweepJob], launcher: Slurm, environment: Mapping[str, str]) -> list[str]:
+def wait_for(jobs: Mapping[str, cluster.Command]) -> dict[str, int]:
+    """Wait for the end of jobs, given by their ids; returns their exit codes. Ctrl-C leaves them in the queue."""
+    try:
+        return cluster.wait(jobs)
+    except KeyboardInterrupt:
+        whole = sorted({number.partition("_")[0] for number in jobs})
+        print(f"\nthe jobs go on; scancel {' '.join(whole)} ends them")
+        raise
+
+
+def submit_group(
+    group: Sequence[SweepJob], launcher: Slurm, environment: Mapping[str, str], after: Sequence[str] = ()
+) -> list[str]:
+    """Submit one job, or several as one array, after the jobs with the ids `after`; returns their ids."""
     first = group[0]
     resources = replace(
         launcher,
         nodes=launcher.nodes or first.nodes,
         tasks_per_node=launcher.tasks_per_node or first.devices or launcher.gpus_per_node or 1,
     )
-    return cluster.submit([job.command for job in group], first.name, resources, environment=environment)
+    return cluster.submit([job.command for job in group], first.name, resources, after=after, environment=environment)

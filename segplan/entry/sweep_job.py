@@ -44,14 +44,19 @@ class SweepJobs:
         self._taken: dict[Path, str] = {}
         self._others = workspace / "logs" / job / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
 
-    def prepare(self, number: int, words: Sequence[str]) -> SweepJob:
+    def prepare(self, number: int, words: Sequence[str], *, waits: bool = False) -> SweepJob:
         """Compose a training and write its configuration; the other jobs compose where they run.
+
+        Args:
+            number: of the job in the sweep.
+            words: its overrides.
+            waits: it begins after other trainings, whose results may be missing now.
 
         Raises:
             SegplanError: the job cannot work.
         """
         if self._job == "train":
-            return self._training(compose_job("train", list(words), self._workspace), words)
+            return self._training(compose_job("train", list(words), self._workspace), words, waits=waits)
         others = [word for word in words if word.partition("=")[0] != "workspace"]
         run = [sys.executable, "-m", "segplan.cli", self._job, *others, f"workspace={quote(str(self._workspace))}"]
         given = dict(word.partition("=")[::2] for word in words)
@@ -59,13 +64,13 @@ class SweepJobs:
         name = f"segplan {self._job} {of if self._job == 'predict' else Path(of).name}".strip()
         return SweepJob(words, name, Command(run, self._others / f"{number}.log"))
 
-    def _training(self, config: DictConfig, words: Sequence[str]) -> SweepJob:
+    def _training(self, config: DictConfig, words: Sequence[str], *, waits: bool) -> SweepJob:
         folder = fold_folder(config)
         if folder in self._taken:
             what = f"its folder is also that of another job of the sweep ({self._taken[folder]})"
             raise ConfigError(what, folder, "Leave run= out: each job's run is then named after what is swept.")
         self._taken[folder] = " ".join(words)
-        command = prepare_command(config)
+        command = prepare_command(config, waits=waits)
         log = self._workspace / "logs" / folder.relative_to(self._workspace / "runs").with_suffix(".log")
         run = [] if config.run == "default" else [str(config.run)]
         name = "/".join([*folder.relative_to(self._workspace / "runs").parts[:-2], *run, f"fold_{config.fold}"])

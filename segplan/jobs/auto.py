@@ -1,8 +1,8 @@
 """The job `segplan auto`: from a raw dataset to a selected, exported model and a report, by the ordinary commands.
 
 Each step is a command in a process of its own. What is done is seen from the files that the steps leave, so the same
-call goes on wherever it was stopped. Folds train one after another on this machine (`train` is one function: a launcher
-for a cluster takes its place).
+call goes on wherever it was stopped. Steps run one after another on this machine, or as jobs of a cluster that wait for
+each other.
 """
 
 import shlex
@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from segplan.errors import RunError
+from segplan.errors import ConfigError, RunError
 from segplan.jobs.auto_budget import Budget, epochs_within
 from segplan.jobs.auto_estimate import Estimate, estimate
+from segplan.jobs.auto_record import collect_submitted, read_record, record_submitted, write_record
 from segplan.jobs.auto_steps import (
     AutoSettings,
     Step,
@@ -23,8 +24,6 @@ from segplan.jobs.auto_steps import (
     folds_of,
     is_done,
     list_steps,
-    read_record,
-    write_record,
 )
 from segplan.jobs.console import print_table
 from segplan.jobs.fold_states import fold_state
@@ -35,6 +34,7 @@ _USER_MISTAKE = 2
 _OWN = "own_overrides"  # of the record
 
 Execute = Callable[[Sequence[str]], int]
+Launch = Callable[[Sequence[Step]], Mapping[str, int | None]]
 Compose = Callable[[str, Sequence[str]], Mapping[str, Any]]
 
 
@@ -54,14 +54,15 @@ def run(settings: AutoSettings, budget: Budget, execute: Execute, compose: Compo
     """
     settings = with_budget(settings, budget, compose)
     steps = list_steps(settings)
+    collect_submitted(settings, steps)
     failed: list[str] = []
     for number, step in enumerate(steps, start=1):
         recorded = read_record(settings)
         if is_done(step, settings, recorded):
             print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
             continue
-        if failed and step.kind not in ("train", "cascade"):
-            break
+        if failed and (step.kind != "train" or set(step.after) & set(failed)):
+            continue
         print(f"[{number}/{len(steps)}] {step.name}: segplan {shlex.join(step.words)}", flush=True)
         code = _do(step, settings, execute)
         if code >= _FIRST_SIGNAL_CODE or code == _USER_MISTAKE or code < 0:
@@ -71,12 +72,41 @@ def run(settings: AutoSettings, budget: Budget, execute: Execute, compose: Compo
             failed.append(step.name)
             continue
         write_record(settings, {**read_record(settings), step.name: list(step.words)})
-    if failed:
-        dataset = settings.group.split("/")[0]
-        print(f"segplan: failed: {', '.join(failed)}; segplan jobs {dataset} says why", file=sys.stderr)
-        return 1
-    print(f"model   {settings.model_file}\nreport  {settings.report_file}")
-    return 0
+    return _end(settings, failed)
+
+
+def run_on_cluster(settings: AutoSettings, budget: Budget, launch: Launch, compose: Compose) -> int:
+    """Hand every step that is not done to a cluster, each after those that it needs; returns the exit code.
+
+    Args:
+        settings: what is to be made.
+        budget: how much training.
+        launch: submits steps, and returns each one's exit code; None where nobody waits for it.
+        compose: gives the training configuration of a plan with overrides.
+
+    Raises:
+        ConfigError: the budget is in hours, which the machine that submits cannot turn into epochs of another one.
+        SegplanError: what is asked for cannot be made, or the cluster refuses it.
+    """
+    if budget.seconds is not None:
+        what = "is turned into epochs by timing a step, and the jobs run on other machines"
+        raise ConfigError(what, f"budget={budget.seconds / 3600:g}h", "Say epochs: budget=100, or budget=100x50.")
+    settings = with_budget(settings, budget, compose)
+    steps = list_steps(settings)
+    recorded = collect_submitted(settings, steps)
+    left: list[Step] = []
+    for number, step in enumerate(steps, start=1):
+        if set(step.after) & {other.name for other in left} or not is_done(step, settings, recorded):
+            left.append(step)
+        else:
+            print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
+    record_submitted(settings, left)
+    codes = launch(left)
+    collect_submitted(settings, steps)
+    if None in codes.values():
+        print(f"segplan jobs {settings.group.split('/')[0]} shows how far they are; the same command waits for them")
+        return 0
+    return _end(settings, [name for name, code in codes.items() if code])
 
 
 def plan_first(words: Sequence[str], execute: Execute, *, only: bool = False) -> int:
@@ -94,22 +124,22 @@ def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
         SegplanError: what is asked for cannot be made.
     """
     settings = with_budget(settings, budget, compose, keep=False)
-    recorded = read_record(settings)
+    steps = list_steps(settings)
+    recorded = collect_submitted(settings, steps)
     estimates: dict[str, tuple[Estimate, int]] = {}
     rows, seconds, disk = [], 0.0, 0
-    for step in list_steps(settings):
+    for step in steps:
         done = is_done(step, settings, recorded)
         cells = ["done" if done else "to do", "", "", shlex.join(["segplan", *step.words])]
-        if step.kind in ("train", "cascade") and not done:
+        if step.kind == "train" and not done:
             configuration = step.plan.rpartition("/")[2]
-            trainings = 1 if step.kind == "train" else len(folds_of(settings, configuration))
             if step.plan not in estimates:
                 estimates[step.plan] = _estimate(settings, configuration, compose)
             found, epochs = estimates[step.plan]
-            left = _epochs_left(step, settings, epochs)
-            seconds += found.epoch_seconds * left * trainings
-            disk += found.disk_bytes * trainings
-            cells[1:3] = [_duration(found.epoch_seconds * left * trainings), _size(found.disk_bytes * trainings)]
+            left = max(0, epochs - fold_state(settings.workspace, step.plan, settings.run, step.fold).epoch)
+            seconds += found.epoch_seconds * left
+            disk += found.disk_bytes
+            cells[1:3] = [_duration(found.epoch_seconds * left), _size(found.disk_bytes)]
         rows.append([step.name, *cells])
     print_table(["step", "state", "training", "disk", "command"], rows)
     for plan, (found, epochs) in estimates.items():
@@ -144,11 +174,18 @@ def with_budget(settings: AutoSettings, budget: Budget, compose: Compose, *, kee
     return replace(settings, own_overrides=own)
 
 
+def _end(settings: AutoSettings, failed: Sequence[str]) -> int:
+    if failed:
+        dataset = settings.group.split("/")[0]
+        print(f"segplan: failed: {', '.join(failed)}; segplan jobs {dataset} says why", file=sys.stderr)
+        return 1
+    print(f"model   {settings.model_file}\nreport  {settings.report_file}")
+    return 0
+
+
 def _do(step: Step, settings: AutoSettings, execute: Execute) -> int:
     if step.kind == "train":
         _wait_for_other(step, settings)
-    if step.kind == "export":
-        settings.model_file.unlink(missing_ok=True)  # made from an older selection, or by another call
     code = execute(step.words)
     if code == 0 and step.kind == "train":
         state = fold_state(settings.workspace, step.plan, settings.run, step.fold)
@@ -173,12 +210,6 @@ def _estimate(settings: AutoSettings, configuration: str, compose: Compose) -> t
     config = compose(plan, [*settings.overrides, *settings.own_overrides.get(configuration, ())])
     found = estimate(settings.workspace, plan, config, len(folds_of(settings, configuration)))
     return found, int(config["trainer"]["max_epochs"])
-
-
-def _epochs_left(step: Step, settings: AutoSettings, epochs: int) -> int:
-    if step.kind != "train":
-        return epochs
-    return max(0, epochs - fold_state(settings.workspace, step.plan, settings.run, step.fold).epoch)
 
 
 def _duration(seconds: float) -> str:

@@ -1,20 +1,20 @@
 """The steps of `segplan auto`: ordinary segplan commands, and how to see that one is done."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from segplan.dataset import read_splits
 from segplan.errors import ConfigError, PlanError
 from segplan.evaluation.selection_file import SELECTION_FILE
-from segplan.imaging import atomic_write
 from segplan.jobs.console import workspace_word
 from segplan.jobs.fold_states import fold_state, number_of_folds, planned_configurations
+from segplan.jobs.previous_stage import FOLDER, folds_of_cases
+from segplan.preprocessing import StageSegmentations
 
 CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
-RECORD_FILE = "auto.json"
-Kind = Literal["train", "cascade", "select", "export", "report"]
+Kind = Literal["train", "select", "export", "report"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class Step:
         words: of the command, after `segplan`.
         plan: DATASET/[NAME/]CONFIGURATION, of a training.
         fold: of a training.
+        after: names of the steps whose results it needs.
     """
 
     kind: Kind
@@ -77,6 +78,7 @@ class Step:
     words: tuple[str, ...]
     plan: str = ""
     fold: str = ""
+    after: tuple[str, ...] = ()
 
 
 def list_steps(settings: AutoSettings) -> list[Step]:
@@ -89,23 +91,18 @@ def list_steps(settings: AutoSettings) -> list[Step]:
     place = workspace_word(settings.workspace)
     named = [] if settings.run == "default" else [f"run={settings.run}"]
     chosen = chosen_configurations(settings)
-    steps = []
+    steps: list[Step] = []
     for configuration in chosen:
         words = [*settings.overrides, *settings.own_overrides.get(configuration, ())]
         plan = f"{settings.group}/{configuration}"
-        if configuration == CASCADE:
-            name = settings.group.partition("/")[2]
-            own = [*([f"name={name}"] if name else []), f"folds={','.join(folds_of(settings, CASCADE))}"]
-            dataset = settings.group.split("/")[0]
-            cascade = ("cascade", dataset, *own, *named, *words, *place)
-            steps.append(Step("cascade", f"cascade {plan}", cascade, plan))
-            continue
+        first_stage = tuple(step.name for step in steps if configuration == CASCADE and _is_first_stage(step))
+        previous = [f"plan.previous_stage_run={settings.run}"] if configuration == CASCADE and named else []
         # The second stage trains on what each fold of the first made of the cases that it did not see.
         whole = replace(settings, folds=None) if configuration == LOWRES and CASCADE in chosen else settings
         for fold in folds_of(whole, configuration):
-            train = ("train", f"plan={plan}", f"fold={fold}", *named, *words, *place)
-            steps.append(Step("train", f"train {plan} fold {fold}", train, plan, fold))
-    return [*steps, *_last_steps(settings, chosen, [*named, *place])]
+            train = ("train", f"plan={plan}", f"fold={fold}", *named, *previous, *words, *place)
+            steps.append(Step("train", f"train {plan} fold {fold}", train, plan, fold, first_stage))
+    return [*steps, *_last_steps(settings, chosen, [*named, *place], tuple(step.name for step in steps))]
 
 
 def chosen_configurations(settings: AutoSettings) -> list[str]:
@@ -154,10 +151,8 @@ def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any]) -> 
     if list(step.words) != recorded.get(step.name):
         return False
     if step.kind == "train":
-        return fold_state(settings.workspace, step.plan, settings.run, step.fold).status == "done"
-    if step.kind == "cascade":
-        folds = folds_of(settings, CASCADE)
-        return all(fold_state(settings.workspace, step.plan, settings.run, fold).status == "done" for fold in folds)
+        done = fold_state(settings.workspace, step.plan, settings.run, step.fold).status == "done"
+        return done and (not _is_first_stage(step) or _left_its_segmentations(step, settings))
     if step.kind == "select":
         summaries = settings.folder.glob("*/*/fold_*/validation/summary.json")
         return _is_newer(settings.selection_file, list(summaries))
@@ -166,26 +161,25 @@ def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any]) -> 
     return False
 
 
-def read_record(settings: AutoSettings) -> dict[str, Any]:
-    """Which steps are done, by name: the words that did them; and what was decided on the way."""
-    try:
-        content = json.loads((settings.folder / RECORD_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def _is_first_stage(step: Step) -> bool:
+    return step.kind == "train" and step.plan.rpartition("/")[2] == LOWRES
 
 
-def write_record(settings: AutoSettings, record: Mapping[str, Any]) -> None:
-    """Keep the record for the next start.
+def _left_its_segmentations(step: Step, settings: AutoSettings) -> bool:
+    """Whether a fold of a cascade's first stage segmented its cases for the second, where one is planned."""
+    plan = settings.workspace / "plan" / settings.group
+    if not (plan / f"{CASCADE}.yaml").is_file():
+        return True
+    owned = [
+        case for case, fold in folds_of_cases(read_splits(plan / "splits_final.json")).items() if fold == step.fold
+    ]
+    found = StageSegmentations(settings.workspace / "runs" / step.plan / settings.run / FOLDER / CASCADE)
+    return all(found.maker(case) is not None for case in owned)
 
-    Raises:
-        StorageError: the disk is full or the folder cannot be written.
-    """
-    with atomic_write(settings.folder / RECORD_FILE) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
-
-def _last_steps(settings: AutoSettings, chosen: Sequence[str], words: Sequence[str]) -> list[Step]:
+def _last_steps(
+    settings: AutoSettings, chosen: Sequence[str], words: Sequence[str], trainings: tuple[str, ...]
+) -> list[Step]:
     """From the trainings to a model and a page; without cross-validation there is nothing to select."""
     place = [word for word in words if word.startswith("workspace=")]
     validated = any(fold != "all" for configuration in chosen for fold in folds_of(settings, configuration))
@@ -194,12 +188,13 @@ def _last_steps(settings: AutoSettings, chosen: Sequence[str], words: Sequence[s
     if validated:
         folds = [] if settings.folds is None else [f"folds=[{','.join(settings.folds)}]"]
         select = ("select", settings.group, f"configurations=[{','.join(chosen)}]", *folds, *words)
-        steps.append(Step("select", "select", select))
+        steps.append(Step("select", "select", select, after=trainings))
     else:
         source = str(settings.folder / chosen[0] / settings.run)
-    export = ("export-model", source, str(settings.model_file), *place)
+    export = ("export-model", source, str(settings.model_file), "force=true", *place)
     report = ("report", settings.group, f"output={settings.report_file}", *place)
-    return [*steps, Step("export", "export model", export), Step("report", "report", report)]
+    steps.append(Step("export", "export model", export, after=("select",) if validated else trainings))
+    return [*steps, Step("report", "report", report, after=("export model",))]
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

@@ -45,10 +45,8 @@ def run(
         DatasetError: there are no folds.
         ConfigError: an override or a fold cannot be used.
     """
-    for word in overrides:
-        if "=" not in word or word.partition("=")[0].lstrip("+~") in _OWN_KEYS:
-            raise ConfigError("is no override of both stages", word, f"{', '.join(_OWN_KEYS)} are set by the cascade.")
-    commands = chain(workspace, "/".join([dataset, *([name] if name else [])]), overrides, folds)
+    first, second = chain(workspace, dataset, overrides, name=name, folds=folds)
+    commands = [*first, *second]
     for number, words in enumerate(commands, start=1):
         print(f"[{number}/{len(commands)}] {shlex.join(['python', 'train.py', *words])}", flush=True)
         code = 0 if train is None else train(words)
@@ -58,15 +56,17 @@ def run(
     return 0
 
 
-def chain(workspace: Path, group: str, overrides: Sequence[str], folds: str | None) -> list[list[str]]:
-    """The arguments of every training, in order.
+def chain(
+    workspace: Path, dataset: str, overrides: Sequence[str] = (), *, name: str | None = None, folds: str | None = None
+) -> tuple[list[list[str]], list[list[str]]]:
+    """The arguments of every training of the first stage, and of the second, which needs all of the first.
 
-    Args:
-        workspace: where the dataset is planned.
-        group: DATASET or DATASET/NAME.
-        overrides: see `run`, as `folds`.
-        folds: see there.
+    Arguments and errors are those of `run`.
     """
+    for word in overrides:
+        if "=" not in word or word.partition("=")[0].lstrip("+~") in _OWN_KEYS:
+            raise ConfigError("is no override of both stages", word, f"{', '.join(_OWN_KEYS)} are set by the cascade.")
+    group = "/".join([dataset, *([name] if name else [])])
     folder = workspace / "plan" / group
     stage = _first_stage(folder, group)
     splits = read_splits(folder / "splits_final.json")
@@ -81,10 +81,10 @@ def chain(workspace: Path, group: str, overrides: Sequence[str], folds: str | No
     both += workspace_word(workspace)
     first = [f"plan={group}/{stage}", f"run={first_run}"]
     second = [f"plan={group}/{CONFIGURATION}", f"run={own_run}", f"plan.previous_stage_run={first_run}"]
-    return [
-        *([*first, f"fold={fold}", *both] for fold in first_folds),
-        *([*second, f"fold={fold}", *both] for fold in _folds(folds, len(splits))),
-    ]
+    return (
+        [[*first, f"fold={fold}", *both] for fold in first_folds],
+        [[*second, f"fold={fold}", *both] for fold in _folds(folds, len(splits))],
+    )
 
 
 def _first_stage(folder: Path, group: str) -> str:

@@ -149,6 +149,11 @@ def submit(
     return jobs
 
 
+def cancel(job: str) -> None:
+    """Take a job out of the queue; one that has ended stays as it is."""
+    subprocess.run(["scancel", job], capture_output=True, check=False)
+
+
 def job_of(command: Command) -> str | None:
     """The id of the job that this command has in the queue from an earlier submission; None if there is none."""
     if not command.job_file.is_file() or command.code_file.exists():
@@ -203,7 +208,15 @@ def wait(jobs: Mapping[str, Command], poll_s: float = 5.0) -> dict[str, int]:
         waiting &= _queued(waiting)
         if waiting:
             time.sleep(poll_s)
-    return {job: _exit_code(command) for job, command in jobs.items()}
+    return {job: exit_code(command) for job, command in jobs.items()}
+
+
+def exit_code(command: Command) -> int:
+    """What its last job left with; 1 where it has not ended, or left no code."""
+    try:
+        return int(command.code_file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 1
 
 
 def _queued(jobs: set[str]) -> set[str]:
@@ -233,13 +246,6 @@ _STILL_THERE = {
     "SPECIAL_EXIT",
     "STAGE_OUT",
 }
-
-
-def _exit_code(command: Command) -> int:
-    try:
-        return int(command.code_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return 1
 
 
 def _options(commands: Sequence[Command], name: str, resources: Resources, after: Sequence[str]) -> dict[str, Any]:

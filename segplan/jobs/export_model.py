@@ -21,6 +21,7 @@ def run(
     folds: Sequence[str] | None = None,
     network_target: str | None = None,
     workspace: Path | None = None,
+    force: bool = False,
 ) -> int:
     """Export the model in `source` to `target`.
 
@@ -31,6 +32,7 @@ def run(
         folds: for a zip, those to take along; None: all.
         network_target: import path of the network's class where that is none of segplan's.
         workspace: where the plans of a selection were trained.
+        force: a zip that is there already is replaced.
 
     Returns:
         The exit code, 0.
@@ -41,9 +43,11 @@ def run(
         StorageError: the disk is full or the folder cannot be written.
     """
     if (kind or target.suffix.lower().removeprefix(".")) == "zip":
-        return _zip(source, target, folds, workspace)
+        return _zip(source, target, folds, workspace, force=force)
     if kind is None:
         raise ModelError("the format is not known", target, f"Say format={'|'.join(FORMATS)}, or name a .zip.")
+    if force:
+        raise ModelError("replaces a zip only", f"force=true format={kind}", "Name a new folder.")
     if folds is not None:
         raise ModelError("takes all folds along", f"format={kind}", "Leave out folds=, or export a zip of them first.")
     files = ModelFiles.open(source)
@@ -67,7 +71,7 @@ def run(
     return 0
 
 
-def _zip(source: Path, target: Path, folds: Sequence[str] | None, workspace: Path | None) -> int:
+def _zip(source: Path, target: Path, folds: Sequence[str] | None, workspace: Path | None, *, force: bool) -> int:
     if source.suffix.lower() in (".yaml", ".yml"):
         from segplan.jobs.prediction_models import ensemble_of_file
 
@@ -76,7 +80,7 @@ def _zip(source: Path, target: Path, folds: Sequence[str] | None, workspace: Pat
         files = ModelFiles.open(source)
         checkpoint = "final" if files.has(ENSEMBLE_FILE) else ModelFolder.open(files).best_kind
         ensemble = ModelEnsemble.open(source, folds, checkpoint)
-    write_zip(ensemble, target)
+    write_zip(ensemble, target, replace=force)
     size = target.stat().st_size / 1e6
     described = " + ".join(member.described for member in ensemble.members)
     print(f"exported {described} · {size:.1f} MB, each file with its SHA-256: {target}")

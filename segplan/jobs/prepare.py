@@ -22,8 +22,12 @@ def fold_folder(config: DictConfig) -> Path:
     return run_folder(config) / f"fold_{config.fold}"
 
 
-def prepare_run(config: DictConfig) -> Path:
+def prepare_run(config: DictConfig, *, waits: bool = False) -> Path:
     """Refuse what cannot work, then write RUN/fold_K/config.yaml and return its path.
+
+    Args:
+        config: the composed configuration.
+        waits: it begins after another training, of a cascade's first stage, say: what that one makes may be missing.
 
     Raises:
         SegplanError: whatever is wrong with configuration, plan, data or run folder; nothing is written then.
@@ -33,8 +37,9 @@ def prepare_run(config: DictConfig) -> Path:
     from segplan.jobs.training_setup import prepare_training
 
     _check_name(str(config.run))
-    setup = prepare_training(config)
-    check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over)
+    setup = prepare_training(config, waits=waits)
+    if not waits:  # the training asks again when it begins
+        check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over)
     path = setup.folder / "config.yaml"
     with atomic_write(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
@@ -42,9 +47,9 @@ def prepare_run(config: DictConfig) -> Path:
     return path
 
 
-def prepare_command(config: DictConfig) -> list[str]:
+def prepare_command(config: DictConfig, *, waits: bool = False) -> list[str]:
     """`prepare_run`, and the command that trains as the written file says, and as no later version of it does."""
-    path = prepare_run(config)
+    path = prepare_run(config, waits=waits)
     return [sys.executable, "-m", "segplan.jobs.train", str(path), config_hash(OmegaConf.load(path))]
 
 

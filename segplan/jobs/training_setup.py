@@ -127,8 +127,12 @@ class TrainingSetup:
         return build_pipeline(node, self.patch_size, list(self.config.plan.use_mask_for_norm))
 
 
-def prepare_training(config: DictConfig) -> TrainingSetup:
+def prepare_training(config: DictConfig, *, waits: bool = False) -> TrainingSetup:
     """Find a training's data and cases; imports no torch, so that what cannot work is refused at once.
+
+    Args:
+        config: the composed configuration.
+        waits: a cascade's first stage may still train, and segments the cases before this training begins.
 
     Raises:
         PlanError: the plan cannot run.
@@ -159,7 +163,7 @@ def prepare_training(config: DictConfig) -> TrainingSetup:
         what = f"{len(missing)} cases of the fold are not preprocessed, {missing[0]} among them"
         raise StoreError(what, store.folder, _plan_command(config))
     setup = TrainingSetup(config, labels_of(plan), split, store, preprocessing_of(plan), previous_stage(config))
-    if setup.previous is not None:
+    if setup.previous is not None and not waits:
         setup.previous.check({*split.train, *split.validation}, setup.labels)
     check_mirror_swap(config, setup.labels)
     _ = setup.inference, setup.finetune  # what cannot work is refused now, not after the training

@@ -176,3 +176,54 @@ def test_a_job_that_depends_on_one_that_failed_is_cancelled(tmp_path):
     jobs = submit(shards, "array", resources)
     assert [job.partition("_")[2] for job in jobs] == ["0", "1"]
     assert set(wait(dict(zip(jobs, shards, strict=True)), poll_s=1.0).values()) == {0}
+
+
+def submitted(printed: str) -> list[str]:
+    """The names of the steps that a chain's command handed to SLURM."""
+    return [line.split(": ")[1].split(" → ")[0] for line in printed.splitlines() if line.startswith("submitted ")]
+
+
+def test_from_a_cascade_to_its_report_every_step_is_a_job_that_waits_for_those_it_needs(tmp_path):
+    """The command that submits them is killed; the same one waits for its jobs, and finds all done the next time."""
+    name = "Dataset041_Chain"
+    raw = make_dataset(tmp_path / name, cases=4, shape=(30, 32, 34))
+    budget = ("budget=1x2", "network.features=[4,8,8]", *SMALL[1:2], *SMALL[4:], "inference.mirror=false")
+    planning = ("planner.gpu_memory_gb=0.012", "split.k=2", "num_workers=0")
+    words = ("auto", str(raw), "configurations=[3d_lowres,3d_cascade_fullres]", *budget, *planning, *ON_SLURM)
+    process = started(*words, cwd=tmp_path)
+    assert process.stdout is not None
+    printed = ""
+    while "report → " not in printed and (line := process.stdout.readline()):
+        printed += line
+    process.kill()
+    process.wait()
+    trainings = [
+        f"train {name}/{configuration} fold {fold}"
+        for configuration in ("3d_lowres", "3d_cascade_fullres")
+        for fold in (0, 1)
+    ]
+    assert submitted(printed) == ["plan", *trainings, "select", "export model", "report"]
+    again = succeeds(*words, cwd=tmp_path)
+    assert set(submitted(again)) <= {"plan", "report"}
+    assert (tmp_path / "workspace" / "models" / f"{name}.zip").is_file()
+    assert (tmp_path / "workspace" / "models" / f"{name}_report.html").is_file()
+    for fold in (0, 1):
+        summary = (
+            tmp_path / "workspace" / "runs" / name / f"3d_cascade_fullres/default/fold_{fold}/validation/summary.json"
+        )
+        assert json.loads(summary.read_text())["metric_per_case"]
+
+
+def test_a_fold_that_fails_cancels_what_needs_it_and_the_same_command_submits_that_again(planned):
+    """What stands in the way of one fold is taken away before the second call."""
+    words = ("auto", PLAN, "configurations=[3d_fullres]", "folds=[0,1]", "run=chain", *SMALL, *TINY, *ON_SLURM)
+    broken = planned / "workspace" / "runs" / PLAN / "3d_fullres" / "chain" / "fold_1" / "checkpoints"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("no folder")
+    process = started(*words, cwd=planned)
+    output, _ = process.communicate(timeout=3000)
+    assert process.returncode == 1, output
+    assert "select: cancelled" in output
+    broken.unlink()
+    again = succeeds(*words, cwd=planned)
+    assert submitted(again) == [f"train {PLAN}/3d_fullres fold 1", "select", "export model", "report"]

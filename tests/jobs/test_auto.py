@@ -1,6 +1,8 @@
 """`segplan auto`: which steps there are, which are done, and what happens when one fails or is stopped."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ from segplan.errors import ConfigError, PlanError
 from segplan.jobs import auto
 from segplan.jobs.auto_budget import Budget, epochs_within, parse_budget
 from segplan.jobs.auto_estimate import measured_epoch, step_seconds
-from segplan.jobs.auto_steps import AutoSettings, list_steps, read_record
+from segplan.jobs.auto_record import command_of, read_record
+from segplan.jobs.auto_steps import AutoSettings, is_done, list_steps
 
 CONFIG = {"trainer": {"max_epochs": 3, "limit_train_batches": 4, "accelerator": "cpu"}}
 
@@ -102,9 +105,19 @@ def test_a_cascade_comes_after_every_fold_of_its_first_stage(settings):
     plan_files(settings.workspace, "3d_lowres", "3d_cascade_fullres")
     chosen = AutoSettings(settings.workspace, DATASET, configurations=["3d_cascade_fullres"], folds=["1"])
     steps = list_steps(chosen)
-    assert [step.kind for step in steps] == ["train", "train", "cascade", "select", "export", "report"]
-    assert [step.fold for step in steps[:2]] == ["0", "1"]
-    assert "folds=1" in steps[2].words
+    assert [step.kind for step in steps] == ["train", "train", "train", "select", "export", "report"]
+    assert [(step.plan.rpartition("/")[2], step.fold) for step in steps[:3]] == [
+        ("3d_lowres", "0"), ("3d_lowres", "1"), ("3d_cascade_fullres", "1")
+    ]  # fmt: skip
+    assert steps[2].after == tuple(step.name for step in steps[:2])
+    assert steps[3].after == tuple(step.name for step in steps[:3])
+
+
+def test_a_second_stage_takes_the_first_of_its_own_run(settings):
+    plan_files(settings.workspace, "3d_lowres", "3d_cascade_fullres")
+    steps = list_steps(replace(settings, configurations=["3d_cascade_fullres"], run="b"))
+    assert "plan.previous_stage_run=b" in steps[2].words
+    assert "plan.previous_stage_run=b" not in steps[0].words
 
 
 def test_training_on_all_cases_exports_the_run_without_selecting(settings):
@@ -186,3 +199,93 @@ def test_what_is_not_planned_or_not_there_is_refused(settings):
         list_steps(AutoSettings(settings.workspace, DATASET, configurations=["2d"]))
     with pytest.raises(ConfigError, match="Folds: 0, 1"):
         list_steps(AutoSettings(settings.workspace, DATASET, folds=["5"]))
+
+
+class Cluster:
+    """Does what the commands would leave behind when told to, as a cluster does some time later."""
+
+    def __init__(self, settings, codes=None):
+        self.settings, self.codes, self.steps = settings, codes or {}, []
+
+    def __call__(self, steps):
+        self.steps = list(steps)
+        return dict.fromkeys(step.name for step in steps)
+
+    def work(self):
+        failed = set()
+        for step in self.steps:
+            command = command_of(step, self.settings)
+            if failed & set(step.after):
+                failed.add(step.name)  # cancelled: it leaves no code
+                continue
+            code = self.codes.get(step.name, 0)
+            if code == 0:
+                Commands(self.settings.workspace)(list(step.words))
+            else:
+                failed.add(step.name)
+            command.code_file.parent.mkdir(parents=True, exist_ok=True)
+            command.code_file.write_text(f"{code}\n")
+
+
+def submit(settings, cluster):
+    assert auto.run_on_cluster(settings, Budget(), cluster, compose) == 0
+    return [step.name for step in cluster.steps]
+
+
+ALL = [*(f"train {DATASET}/3d_fullres fold {fold}" for fold in (0, 1)), "select", "export model", "report"]
+
+
+def test_a_cluster_gets_all_steps_at_once_each_after_what_it_needs(settings):
+    cluster = Cluster(settings)
+    assert submit(settings, cluster) == ALL
+    assert [step.after for step in cluster.steps] == [(), (), tuple(ALL[:2]), ("select",), ("export model",)]
+
+
+def test_what_a_cluster_did_meanwhile_is_not_done_again_there_or_here(settings):
+    cluster = Cluster(settings)
+    submit(settings, cluster)
+    cluster.work()
+    assert submit(settings, Cluster(settings)) == ["report"]
+    commands = Commands(settings.workspace)
+    assert run(settings, commands) == 0
+    assert [word.split()[0] for word in commands.called] == ["report"]
+
+
+def test_what_failed_on_a_cluster_is_submitted_again_with_all_that_needs_it(settings):
+    cluster = Cluster(settings, {ALL[1]: 1})
+    submit(settings, cluster)
+    cluster.work()
+    again = Cluster(settings)
+    assert submit(settings, again) == ALL[1:]
+    again.work()
+    assert submit(settings, Cluster(settings)) == ["report"]
+
+
+def test_an_old_exit_code_is_not_taken_for_that_of_the_words_that_are_submitted_now(settings):
+    cluster = Cluster(settings)
+    submit(settings, cluster)
+    cluster.work()
+    changed = replace(settings, overrides=["seed=1"])
+    assert submit(changed, Cluster(changed)) == ALL
+    assert submit(changed, Cluster(changed)) == ALL
+
+
+def test_a_failure_on_a_cluster_that_was_waited_for_is_named(settings, capsys):
+    assert auto.run_on_cluster(settings, Budget(), lambda steps: {step.name: 1 for step in steps}, compose) == 1
+    assert f"failed: {ALL[0]}, {ALL[1]}" in capsys.readouterr().err
+
+
+def test_hours_are_no_budget_for_a_cluster(settings):
+    with pytest.raises(ConfigError, match="budget=2h"):
+        auto.run_on_cluster(settings, parse_budget("2h"), Cluster(settings), compose)
+
+
+def test_a_first_stage_is_not_done_before_it_segmented_its_cases(settings):
+    plan_files(settings.workspace, "3d_lowres", "3d_cascade_fullres")
+    chosen = replace(settings, configurations=["3d_lowres"])
+    [step, *_] = list_steps(chosen)
+    source = settings.folder / "3d_fullres" / "default" / "fold_0"
+    shutil.copytree(source, settings.folder / "3d_lowres" / "default" / "fold_0")
+    assert not is_done(step, chosen, {step.name: list(step.words)})
+    (settings.workspace / "plan" / DATASET / "3d_cascade_fullres.yaml").unlink()
+    assert is_done(step, chosen, {step.name: list(step.words)})

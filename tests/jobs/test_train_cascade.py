@@ -200,7 +200,8 @@ def test_a_case_of_no_validation_list_is_named(first):
 
 
 def commands_of(workspace, *overrides, **more):
-    return [" ".join(words) for words in chain(workspace, "Dataset999_Tiny", overrides, more.get("folds"))]
+    first, second = chain(workspace, "Dataset999_Tiny", overrides, **more)
+    return [" ".join(words) for words in (*first, *second)]
 
 
 def test_the_chain_trains_every_first_fold_and_then_the_second_stage(tmp_path, monkeypatch):

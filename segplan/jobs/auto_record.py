@@ -1,0 +1,67 @@
+"""What `segplan auto` notes for its next start: which steps are done, and which were handed to a cluster."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from segplan.imaging import atomic_write
+from segplan.jobs.auto_steps import AutoSettings, Step
+from segplan.jobs.cluster import Command, exit_code, job_of
+
+RECORD_FILE = "auto.json"
+_SUBMITTED = "submitted"
+
+
+def read_record(settings: AutoSettings) -> dict[str, Any]:
+    """Which steps are done, by name: the words that did them; and what was decided on the way."""
+    try:
+        content = json.loads((settings.folder / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_record(settings: AutoSettings, record: Mapping[str, Any]) -> None:
+    """Keep the record for the next start.
+
+    Raises:
+        StorageError: the disk is full or the folder cannot be written.
+    """
+    with atomic_write(settings.folder / RECORD_FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def command_of(step: Step, settings: AutoSettings) -> Command:
+    """The command of a step as a job on a cluster runs it, with the log of its own that it writes."""
+    if step.kind == "train":
+        log = settings.workspace / "logs" / step.plan / settings.run / f"fold_{step.fold}.log"
+    else:
+        log = settings.workspace / "logs" / settings.group / f"auto_{step.kind}.log"
+    return Command([sys.executable, "-m", "segplan.cli", *step.words], log)
+
+
+def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
+    """Note which steps are handed to a cluster; one that is not in its queue has not ended there yet."""
+    for step in steps:
+        command = command_of(step, settings)
+        if job_of(command) is None:
+            command.code_file.unlink(missing_ok=True)  # of an earlier submission
+    submitted = {step.name: list(step.words) for step in steps}
+    write_record(settings, {**read_record(settings), _SUBMITTED: submitted})
+
+
+def collect_submitted(settings: AutoSettings, steps: Sequence[Step]) -> dict[str, Any]:
+    """Note as done what a cluster has done since it was submitted; returns the record."""
+    recorded = read_record(settings)
+    waiting = recorded.get(_SUBMITTED, {})
+    ended = {
+        step.name: list(step.words)
+        for step in steps
+        if waiting.get(step.name) == list(step.words) and exit_code(command_of(step, settings)) == 0
+    }
+    if ended:
+        left = {name: words for name, words in waiting.items() if name not in ended}
+        recorded = {**recorded, **ended, _SUBMITTED: left}
+        write_record(settings, recorded)
+    return recorded
