@@ -12,6 +12,7 @@ import argparse
 import copy
 import json
 import os
+import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 from large_ct import write_large_ct
-from measure import BenchmarkFailed, neutral_environment, print_machine, run_measured
+from measure import BenchmarkFailed, median_and_range, neutral_environment, print_machine, run_measured
 from reference_environment import Reference, add_reference_arguments, ensure_reference, run_benchmark
 from reference_models import DATA, TRAINER
 
@@ -90,27 +91,39 @@ def _measured(command: Sequence[Any], folder: Path, name: str, environment: dict
     return about | {"wall": cost.wall_s, "peak": cost.peak_mib, "labels": labels}
 
 
-def _print_rows(title: str, results: dict[str, dict[str, Any]]) -> None:
+def _print_rows(title: str, results: dict[str, list[dict[str, Any]]]) -> None:
+    """A line a program: medians over the rounds; labels are compared with nnU-Net's first."""
     reference = results.get("nnU-Net")
-    for name, found in results.items():
-        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in found["stages"].items())
-        row = f"| {title} | {name} ({found['precision']}) | {found['wall']:.1f} | {found['peak']:.0f} | {stages} |"
-        if reference is not None and found is not reference:
-            own = found["stages"]["resample, decide"] + found["stages"]["write"]
-            same = float(np.mean(found["labels"] == reference["labels"]))
-            row += f" {found['wall'] / reference['wall']:.2f} | {reference['stages']['export'] / own:.1f} |"
-            row += f" {found['peak'] / reference['peak']:.2f} | {100 * same:.4f} % |"
+    for name, rounds in results.items():
+        middle = _medians(rounds)
+        stages = ", ".join(f"{stage} {value:.1f}" for stage, value in middle["stages"].items())
+        time = median_and_range([found["wall"] for found in rounds])
+        row = f"| {title} | {name} ({rounds[0]['precision']}) | {time} | {middle['peak']:.0f} | {stages} |"
+        if reference is not None and rounds is not reference:
+            theirs = _medians(reference)
+            own = middle["stages"]["resample, decide"] + middle["stages"]["write"]
+            same = float(np.mean(rounds[0]["labels"] == reference[0]["labels"]))
+            row += f" {middle['wall'] / theirs['wall']:.2f} | {theirs['stages']['export'] / own:.1f} |"
+            row += f" {middle['peak'] / theirs['peak']:.2f} | {100 * same:.4f} % |"
         else:
             row += " | | | |"
         print(row, flush=True)
-        for note in found["notes"]:
+        for note in rounds[0]["notes"]:
             print(f"  note: {note}")
+
+
+def _medians(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    stages = {
+        stage: statistics.median(found["stages"].get(stage, 0.0) for found in rounds) for stage in rounds[0]["stages"]
+    }
+    return {key: statistics.median(found[key] for found in rounds) for key in ("wall", "peak")} | {"stages": stages}
 
 
 def body(arguments: argparse.Namespace) -> int:
     reference = ensure_reference(arguments.reference, install=not arguments.no_install)
     print_machine()
-    print("| case | program | s | peak MiB | stages (s) | time ratio | export speed-up | memory ratio | same labels |")
+    columns = "case | program | s, median (range) | peak MiB | stages (s) | time ratio | export speed-up | memory ratio"
+    print(f"| {columns} | same labels |")
     print("|---|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="segplan-inference-", dir=arguments.scratch) as name:
         scratch = Path(name)
@@ -118,13 +131,16 @@ def body(arguments: argparse.Namespace) -> int:
             folder = scratch / title
             plans, dataset = plans_for(classes, spacing, [arguments.patch] * 3, arguments.features)
             source, model = make_models(reference, folder, plans, dataset)
-            results: dict[str, dict[str, Any]] = {}
-            try:
-                results["nnU-Net"] = measure_reference(reference, source, image, folder)
-            except BenchmarkFailed as error:
-                print(f"{title}: nnU-Net failed, segplan's figures stand alone: {str(error)[-200:]}")
-            for precision in ("32", "auto"):
-                results[f"segplan, precision {precision}"] = measure_segplan(model, image, folder, precision)
+            results: dict[str, list[dict[str, Any]]] = {}
+            for _ in range(arguments.rounds):
+                try:
+                    theirs = measure_reference(reference, source, image, folder)
+                    results.setdefault("nnU-Net", []).append(theirs)
+                except BenchmarkFailed as error:
+                    print(f"{title}: nnU-Net failed, segplan's figures stand alone: {str(error)[-200:]}")
+                for precision in ("32", "auto"):
+                    ours = measure_segplan(model, image, folder, precision)
+                    results.setdefault(f"segplan, precision {precision}", []).append(ours)
             _print_rows(title, results)
     return 0
 
@@ -146,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_reference_arguments(parser)
     parser.add_argument("--classes", type=int, nargs="*", default=[3, 25, 105], help="with the background")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--slices", type=int, default=60, help="of the phantom")
     parser.add_argument("--size", type=int, default=512, help="of the phantom's slices, pixels a side")
     parser.add_argument("--patch", type=int, default=64, help="voxels a side")

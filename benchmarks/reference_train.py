@@ -14,18 +14,16 @@ import torch
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-CONFIGURATION = "3d_fullres"
-
 
 def main() -> None:
     budget = json.loads(sys.argv[1])
     store = Path(nnUNet_preprocessed) / budget["dataset"]
     plans = json.loads((store / "nnUNetPlans.json").read_text()) | {"continue_training": False}
-    plans["configurations"][CONFIGURATION]["batch_size"] = budget["batch_size"]
+    plans["configurations"][budget["configuration"]]["batch_size"] = budget["batch_size"]
     dataset_json = json.loads((store / "dataset.json").read_text())
 
     torch.set_num_threads(budget["threads"])
-    trainer = nnUNetTrainer(plans, CONFIGURATION, 0, dataset_json, torch.device("cpu"))
+    trainer = nnUNetTrainer(plans, budget["configuration"], 0, dataset_json, torch.device("cpu"))
     trainer.num_epochs = budget["epochs"]
     trainer.num_iterations_per_epoch = budget["iterations"]
     trainer.num_val_iterations_per_epoch = budget["validation_batches"]

@@ -10,7 +10,6 @@ from typing import Any
 from measure import BenchmarkFailed, Measurement, core_count, neutral_environment, run_measured
 from reference_environment import Reference, ReferenceFolders, planning_command
 
-CONFIGURATION = "3d_fullres"
 HERE = Path(__file__).resolve().parent
 
 
@@ -30,19 +29,20 @@ class SegplanTraining:
 
     workspace: Path
     dataset: Path
+    configuration: str = "3d_fullres"
 
     def prepare(self) -> None:
         """Plan and preprocess; done in seconds where the workspace holds it already."""
         command = [sys.executable, "plan.py", f"dataset={self.dataset}", f"workspace={self.workspace}"]
-        command += [f"configurations=[{CONFIGURATION}]"]
+        command += [f"configurations=[{self.configuration}]"]
         run_measured(command, self.workspace / "plan.log", neutral_environment())
 
     def fold_folder(self, run: str) -> Path:
-        return self.workspace / "runs" / self.dataset.name / CONFIGURATION / run / "fold_0"
+        return self.workspace / "runs" / self.dataset.name / self.configuration / run / "fold_0"
 
     def train(self, run: str, budget: Budget, *overrides: str) -> Measurement:
         """Train fold 0 as the run's folder says, going on where a stopped run is."""
-        command = [sys.executable, "train.py", f"plan={self.dataset.name}/{CONFIGURATION}", "fold=0", f"run={run}"]
+        command = [sys.executable, "train.py", f"plan={self.dataset.name}/{self.configuration}", "fold=0", f"run={run}"]
         command += [f"workspace={self.workspace}", f"data.batch_size={budget.batch_size}"]
         command += [f"trainer.max_epochs={budget.epochs}", f"trainer.limit_train_batches={budget.iterations}"]
         command += [f"trainer.limit_val_batches={budget.validation_batches}", *overrides]
@@ -74,6 +74,7 @@ class ReferenceTraining:
     reference: Reference
     root: Path
     dataset: Path
+    configuration: str = "3d_fullres"
 
     def prepare(self) -> None:
         """Plan and preprocess where `root` does not hold it already."""
@@ -82,7 +83,7 @@ class ReferenceTraining:
         if marker.exists():
             return
         folders.hold(self.dataset)
-        command = planning_command(self.reference, self.dataset, [CONFIGURATION])
+        command = planning_command(self.reference, self.dataset, [self.configuration])
         run_measured(command, self.root / "plan.log", folders.environment())
         marker.touch()
 
@@ -98,6 +99,7 @@ class ReferenceTraining:
         """
         settings = asdict(budget) | {
             "dataset": self.dataset.name,
+            "configuration": self.configuration,
             "threads": core_count(),
             "validate": validate,
         }

@@ -50,7 +50,8 @@ def run(options: argparse.Namespace) -> int:
     group = _group(dataset.resolve().name if dataset.is_dir() else options.dataset, planning)
     planned = (workspace / "plan" / group / "_dataset.yaml").is_file()
     if dataset.is_dir() and not (options.dry_run and planned):
-        words = ["plan", f"dataset={dataset.resolve()}", *planning, *workspace_word(workspace)]
+        wanted = _to_plan(_listed(options.configurations))
+        words = ["plan", f"dataset={dataset.resolve()}", *wanted, *planning, *workspace_word(workspace)]
         execute = _execute if launcher is None or options.dry_run else _on_cluster(group, launcher, workspace)
         if code := plan_first(words, execute, only=options.dry_run):
             return code
@@ -90,6 +91,17 @@ def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
         return run_chain(links, launcher, settings.workspace)
 
     return launch
+
+
+def _to_plan(chosen: Sequence[str] | None) -> list[str]:
+    """The word that has the chosen configurations planned; none for the default, or where one is the user's own."""
+    from segplan.jobs.auto_steps import CASCADE, LOWRES
+    from segplan.planning import CONFIGURATIONS
+
+    if not chosen or not set(chosen) <= set(CONFIGURATIONS):
+        return []
+    names = [*([LOWRES] if CASCADE in chosen and LOWRES not in chosen else []), *chosen]
+    return [f"configurations=[{','.join(names)}]"]
 
 
 def _group(dataset: str, planning: Sequence[str]) -> str:

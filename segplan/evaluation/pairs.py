@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from segplan.errors import ImageError
 from segplan.evaluation.folder import run_cases
 from segplan.evaluation.metrics import LabelArray, Targets, case_metrics
 from segplan.evaluation.postprocessing import Step, apply_postprocessing
@@ -30,11 +31,22 @@ class CasePair:
     reference: Path | StoredCase
 
     def read(self) -> tuple[LabelArray, LabelArray, Spacing]:
-        """Prediction and reference (Z, Y, X), and the reference's spacing (Z, Y, X) in mm."""
+        """Prediction and reference (Z, Y, X), and the reference's spacing (Z, Y, X) in mm.
+
+        Raises:
+            ImageError: one cannot be read, or they differ in shape.
+        """
+        prediction = self.read_prediction()
         if isinstance(self.reference, StoredCase):
-            return self.read_prediction(), self.reference.reference(), self.reference.properties.spacing
-        reference = read_label_map(self.reference)
-        return self.read_prediction(), reference.array[0], reference.spacing
+            reference, spacing = self.reference.reference(), self.reference.properties.spacing
+        else:
+            image = read_label_map(self.reference)
+            reference, spacing = image.array[0], image.spacing
+        if prediction.shape != reference.shape:
+            sizes = ["×".join(map(str, labels.shape)) for labels in (prediction, reference)]
+            what = f"the prediction of {self.identifier} has {sizes[0]} voxels (z×y×x), the reference {sizes[1]}"
+            raise ImageError(what, self.prediction, "Remove the file and validate the fold again (mode=validate).")
+        return prediction, reference, spacing
 
     def read_prediction(self) -> LabelArray:
         """The predicted label map (Z, Y, X)."""

@@ -11,8 +11,6 @@ from segplan.evaluation.postprocessing import Step, parse_steps
 from segplan.imaging import atomic_write
 
 SELECTION_FILE = "inference.yaml"
-SUMMARIES_FILE = "selection.json"
-"""Beside it: the summary of every candidate."""
 _KEYS = ("dataset", "members", "postprocessing", "scores")
 _MEMBER_KEYS = ("plan", "run", "folds", "checkpoint")
 _CHECKPOINTS = ("final", "best")
@@ -55,6 +53,11 @@ class Selection:
     members: tuple[Member, ...]
     postprocessing: tuple[Step, ...] = ()
     scores: Mapping[str, Any] = field(default_factory=dict)
+
+
+def summaries_file(selection: Path) -> Path:
+    """Beside a selection, the summary of every candidate: selection.json, or of another NAME.yaml NAME.json."""
+    return selection.with_name("selection.json") if selection.name == SELECTION_FILE else selection.with_suffix(".json")
 
 
 def read_selection(path: Path) -> Selection:

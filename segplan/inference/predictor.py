@@ -287,6 +287,7 @@ def make_tiling(
         dtype=dtype,
         exact_half=not probabilities
         and (settings.accumulator == "float16" or (settings.accumulator == "auto" and dtype is torch.float32)),
+        half_if_large=settings.accumulator == "auto" and not probabilities,
         mirror_swap=swap,
         probabilities=probabilities,
         fast=settings.mode == FAST,

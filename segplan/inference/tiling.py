@@ -25,6 +25,7 @@ class Tiling:
         dtype: number format of the forward pass.
         exact_half: accumulate in half precision, fold by fold, as nnU-Net 2.8.1 does: the same logits bit for bit
             on the same hardware, for twice the rounding error. False: one single-precision sum for all folds.
+        half_if_large: of one fold, accumulate in half precision too where the sums would take more than half a GiB.
         mirror_swap: channels that are exchanged in mirror images along one of the axes.
         probabilities: average the softmax of the logits in single precision, over mirror images, tiles and folds; all
             that is said of logits here then holds for probabilities.
@@ -42,6 +43,7 @@ class Tiling:
     batch_size: int = 1
     dtype: torch.dtype = torch.float32
     exact_half: bool = False
+    half_if_large: bool = False
     mirror_swap: MirrorSwap | None = None
     probabilities: bool = False
     fast: bool = False

@@ -50,6 +50,9 @@ def ensemble_of_file(path: Path, workspace: Path | None) -> ModelEnsemble:
     for each in selection.members:
         model = ModelFolder.open(run_folder(each.plan, each.run, workspace or Path("workspace")))
         members.append(Member(model, model.select_folds(list(each.folds), each.checkpoint), each.checkpoint))
+    if changed := [member.described for member in members if _is_newer(member, path)]:
+        again = f"segplan select {selection.dataset} decides anew"
+        print(f"note: trained again since {path} was written: {', '.join(changed)}; {again}", flush=True)
     return ModelEnsemble(path, tuple(members), tuple(step.to_json() for step in selection.postprocessing))
 
 
@@ -68,6 +71,13 @@ def run_folder(plan: str, run: str, workspace: Path) -> Path:
         command = f"python train.py plan={plan} fold=0 run={run}"
         raise ModelError(f"no trained model of plan {plan}, run {run}", path, f"{known}Train: {command}")
     return path
+
+
+def _is_newer(member: Member, selection: Path) -> bool:
+    """Whether weights were written after the selection that they were chosen by."""
+    made = selection.stat().st_mtime_ns
+    files = (member.model.files.place(member.model.weights_name(fold, member.checkpoint)) for fold in member.folds)
+    return any(file.stat().st_mtime_ns > made for file in files)
 
 
 def described(ensemble: ModelEnsemble) -> str:

@@ -111,14 +111,14 @@ def _describe(workspace: Path, plan: str) -> tuple[str, int | None]:
 
 def _selection(workspace: Path, group: str) -> SelectionLook | None:
     """What `segplan select` wrote for the dataset, where it can be read."""
-    from segplan.evaluation.selection_file import SELECTION_FILE, SUMMARIES_FILE, read_selection
+    from segplan.evaluation.selection_file import SELECTION_FILE, read_selection, summaries_file
 
     path = workspace / "runs" / group / SELECTION_FILE
     try:
         selection = read_selection(path)
     except SegplanError:
         return None
-    compared = _compared(path.with_name(SUMMARIES_FILE))
+    compared = _compared(summaries_file(path))
     members = [
         f"{member.plan}, run {member.run}, folds {', '.join(map(str, member.folds))}, {member.checkpoint} weights"
         for member in selection.members

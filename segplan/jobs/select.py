@@ -29,7 +29,7 @@ from segplan.evaluation import (
     scores_of_cases,
     write_selection,
 )
-from segplan.evaluation.selection_file import SELECTION_FILE, SUMMARIES_FILE
+from segplan.evaluation.selection_file import SELECTION_FILE, summaries_file
 from segplan.imaging import atomic_write
 from segplan.jobs.console import print_table, workspace_word
 from segplan.jobs.cross_validation import (
@@ -102,7 +102,7 @@ class Candidate:
 
 
 def run(request: Request, compose: Compose | None = None) -> int:
-    """Compare, decide, print and write inference.yaml and, beside it, selection.json with all summaries.
+    """Compare, decide, print and write inference.yaml and, beside it, a JSON file with all summaries.
 
     Args:
         request: what to compare, and how.
@@ -267,5 +267,5 @@ def _write(
     write_selection(path, Selection(dataset, members, choice.steps, scores), header)
     summaries = {each.name: each.summary for each in candidates}
     report = {"best": winner.name, "metric": metric, "candidates": summaries, "best_after_postprocessing": after}
-    with atomic_write(path.with_name(SUMMARIES_FILE)) as temporary:
+    with atomic_write(summaries_file(path)) as temporary:
         temporary.write_text(json.dumps(report, indent=1, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,31 +1,86 @@
-"""How checkpoints reach the disk and come back: atomically, and without running anything that a file brings."""
+"""How checkpoints reach the disk, atomically and beside the training, and come back without running what they bring."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from segplan.imaging import atomic_write
+from segplan.preprocessing.control_groups import available_memory
+
+_SHARE_OF_MEMORY = 0.25
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the place and renames; loads with `weights_only=True`, whatever Lightning asks for."""
+    """Writes in a thread of its own, so that training goes on; loads with `weights_only=True`, whatever is asked.
+
+    A checkpoint is the state at the moment of `save_checkpoint`: its tensors are copied to the CPU first, in a quarter
+    of the free memory at most; a larger one is written at once. One write at a time: the next waits for the last.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._writing: Future[None] | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write `checkpoint` to `path`; a reader sees the file before or the file after, never half of one."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(Path(path)) as temporary, temporary.open("wb") as file:
-            torch.save(checkpoint, file)
+        """Have `checkpoint` written to `path`; a reader sees the file before or the file after, never half of one.
+
+        Raises:
+            StorageError: an earlier checkpoint could not be written.
+        """
+        self.wait()
+        if _size(checkpoint) > _SHARE_OF_MEMORY * available_memory():
+            _write(checkpoint, Path(path))
+            return
+        copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
+        self._writing = self._writer.submit(_write, copied, Path(path))
+
+    def wait(self) -> None:
+        """Return when the last checkpoint is on the disk.
+
+        Raises:
+            StorageError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Raise what the last write ran into, if it has ended; costs nothing."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Return the checkpoint at `path`."""
+        self.wait()
         return load_checkpoint(Path(path), map_location)
+
+    def teardown(self) -> None:
+        """Finish what is being written; Lightning calls this at the end and after an error."""
+        self.wait()
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint of tensors and plain values; large tensors are mapped, not read, until they are used."""
     loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True, mmap=True)
     return loaded
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
+        torch.save(checkpoint, file)
+
+
+def _size(checkpoint: dict[str, Any]) -> int:
+    """Bytes of all tensors."""
+    sizes: list[int] = []
+    apply_to_collection(checkpoint, Tensor, lambda tensor: sizes.append(tensor.nbytes))
+    return sum(sizes)

@@ -189,7 +189,7 @@ def test_from_a_cascade_to_its_report_every_step_is_a_job_that_waits_for_those_i
     raw = make_dataset(tmp_path / name, cases=4, shape=(30, 32, 34))
     budget = ("budget=1x2", "network.features=[4,8,8]", *SMALL[1:2], *SMALL[4:], "inference.mirror=false")
     planning = ("planner.gpu_memory_gb=0.012", "split.k=2", "num_workers=0")
-    words = ("auto", str(raw), "configurations=[3d_lowres,3d_cascade_fullres]", *budget, *planning, *ON_SLURM)
+    words = ("auto", str(raw), "configurations=[3d_cascade_fullres]", *budget, *planning, *ON_SLURM)
     process = started(*words, cwd=tmp_path)
     assert process.stdout is not None
     printed = ""
@@ -226,4 +226,4 @@ def test_a_fold_that_fails_cancels_what_needs_it_and_the_same_command_submits_th
     assert "select: cancelled" in output
     broken.unlink()
     again = succeeds(*words, cwd=planned)
-    assert submitted(again) == [f"train {PLAN}/3d_fullres fold 1", "select", "export model", "report"]
+    assert submitted(again) == ["plan", f"train {PLAN}/3d_fullres fold 1", "select", "export model", "report"]

@@ -3,6 +3,7 @@ import pytest
 import SimpleITK
 
 from segplan.dataset import Labels
+from segplan.errors import ImageError
 from segplan.evaluation import (
     CasePair,
     Step,
@@ -152,3 +153,9 @@ def test_a_small_volume_that_helps_one_region_and_hurts_more_is_not_taken(tmp_pa
     reference[1, 9, 2:6] = 0
     better = choose_small_components([write_pair(tmp_path, prediction, reference)], regions)
     assert [step.labels for step in better.steps] == [(1, 2, 3)]
+
+
+def test_a_prediction_of_another_shape_is_refused_by_name_also_by_a_worker(tmp_path):
+    pair = write_pair(tmp_path, np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 5), np.uint8))
+    with pytest.raises(ImageError, match=r"prediction of c has 2×4×4 voxels.*the reference 2×4×5"):
+        score_pairs([pair, pair], Targets.from_labels(LABELS), num_workers=2)

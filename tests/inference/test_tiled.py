@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from segplan.errors import ModelError
-from segplan.inference import Tiling, gaussian_weights, mirror_combinations, sliding_window, stream_logits, tile_starts
+from segplan.inference import (
+    Tiling,
+    gaussian_weights,
+    mirror_combinations,
+    sliding_window,
+    stream_logits,
+    tile_starts,
+    window,
+)
 from segplan.inference.tiled import auto_batch_size
 from segplan.inference.tiles import padding
 
@@ -84,6 +93,20 @@ def test_huge_logits_do_not_overflow(exact_half):
     logits = sliding_window(network, np.ones((1, 30, 20, 20), np.float32), tiling)
     assert torch.isfinite(logits).all()
     assert (logits.argmax(0) == 1).all()
+
+
+def test_large_sums_of_one_fold_are_held_in_half_precision(monkeypatch):
+    image = np.random.default_rng(0).normal(size=(2, 30, 20, 20)).astype(np.float32)
+    network = network_of(3, 0)
+    tiling = Tiling((8, 8, 8), 3, half_if_large=True)
+    single = sliding_window(network, image, tiling)
+    assert torch.equal(single, sliding_window(network, image, replace(tiling, half_if_large=False)))
+    monkeypatch.setattr(window, "_LARGE_BYTES", 0)
+    half = sliding_window(network, image, tiling)
+    assert torch.equal(half, sliding_window(network, image, replace(tiling, exact_half=True)))
+    assert 0 < (half - single).abs().max() < 0.02
+    two = sliding_window([network, network], image, tiling)  # half for each of two would be as much as single for both
+    assert torch.equal(two, sliding_window([network, network], image, replace(tiling, half_if_large=False)))
 
 
 def test_a_network_that_gives_nan_is_refused():

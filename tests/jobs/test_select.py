@@ -69,6 +69,11 @@ def test_trained_folds_become_a_decision_that_prediction_can_read(workspace, cap
     assert [each.folds for each in ensemble.members] == [("0", "1")] * len(selection.members)
     assert [dict(step) for step in ensemble.postprocessing] == [step.to_json() for step in selection.postprocessing]
 
+    assert "trained again" not in capsys.readouterr().out
+    ensemble.members[0].model.files.place("fold_1/weights.safetensors").touch()
+    ensemble_of_file(workspace / "runs" / DATASET / "inference.yaml", workspace)
+    assert f"trained again since {workspace / 'runs' / DATASET / 'inference.yaml'}" in capsys.readouterr().out
+
     # A configuration's score is that of its folds' own validation.
     cases = [
         case["metrics"]
@@ -81,6 +86,15 @@ def test_trained_folds_become_a_decision_that_prediction_can_read(workspace, cap
 
 def folder_of(workspace, configuration, fold):
     return workspace / "runs" / DATASET / configuration / "default" / f"fold_{fold}" / "validation"
+
+
+def test_a_selection_elsewhere_leaves_the_first_ones_summaries_alone(workspace):
+    folder = workspace / "runs" / DATASET
+    before = (folder / "selection.json").read_bytes()
+    words = [f"output={folder / 'flat.yaml'}", "configurations=[2d]"]
+    assert main(["select", DATASET, f"workspace={workspace}", *words]) == 0
+    assert (folder / "selection.json").read_bytes() == before
+    assert list(json.loads((folder / "flat.json").read_text())["candidates"]) == ["2d"]
 
 
 def test_the_ensemble_is_the_argmax_of_the_mean_of_both(workspace, capsys):

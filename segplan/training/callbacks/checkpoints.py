@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 
 from segplan.errors import StoreError, WorkerError
 from segplan.training.callbacks.stopping import StopOnSignal, TrainingStoppedError
+from segplan.training.checkpoint_io import SafeCheckpointIO
 from segplan.training.module import SegmentationModule
 from segplan.training.random_states import random_states, restore_random_states
 from segplan.training.rank_agreement import RankAgreement
@@ -77,6 +78,7 @@ class Checkpoints(pl.Callback):
         """Save the end state, from which a run with more epochs can go on."""
         trainer.save_checkpoint(self.last)
         trainer.save_checkpoint(self.final)
+        _finish_writing(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Save where a loader process has died, or a case cannot be read, between two steps: nothing is lost then."""
@@ -86,8 +88,11 @@ class Checkpoints(pl.Callback):
         # From an epoch's validation or from its first batch Lightning does not resume exactly.
         if 0 < done < trainer.num_training_batches and done % trainer.accumulate_grad_batches == 0:
             trainer.save_checkpoint(self.last)
+            _finish_writing(trainer)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
+        if isinstance(writer := trainer.strategy.checkpoint_io, SafeCheckpointIO):
+            writer.check()
         due = self._stop.received is not None or time.monotonic() - self._saved_at >= self._seconds
         ranks = self._ranks or RankAgreement()
         if not ranks.highest(int(due)):
@@ -96,4 +101,10 @@ class Checkpoints(pl.Callback):
         trainer.save_checkpoint(self.last)
         self._saved_at = time.monotonic()
         if reason:
+            _finish_writing(trainer)
             raise TrainingStoppedError(self._stop.name_of(reason))
+
+
+def _finish_writing(trainer: pl.Trainer) -> None:
+    if isinstance(writer := trainer.strategy.checkpoint_io, SafeCheckpointIO):
+        writer.wait()
