@@ -1,26 +1,32 @@
 """One command from a raw dataset to a selected, exported model and a report; killed twice on the way.
 
-    python benchmarks/auto_small_budget.py DATASET_FOLDER WORKSPACE [cases=30] [budget=2x4] [key=value …]
+    python benchmarks/auto_small_budget.py [--dataset FOLDER] [--workspace FOLDER] [--cases N] [--budget 2x3] [KEY=VALUE]
 
 `segplan auto` is started on the first cases of the dataset (0: all), asked to stop (SIGTERM) once a first fold trains,
 started again, killed (SIGKILL) in a later fold, and started again. Then every number of the report is compared with
 scores counted here from the label maps, with SimpleITK and numpy alone. The budget is small: Dice is not the point.
 """
 
+import argparse
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
+from benchmark_data import add_dataset_argument, raw_dataset
+from measure import REPOSITORY, print_machine
 
 CONFIGURATIONS = ("2d", "3d_fullres")
 SMALL = ("data.num_workers=0", "inference.mirror=false", "trainer.accelerator=cpu")
+DEFAULTS = ("data.batch_size=2", "network.features=[4,8,8,8]")
 POLL_SECONDS = 1.0
 
 
@@ -54,23 +60,25 @@ class Tables(HTMLParser):
             self._title += data
 
 
-def main(words: list[str]) -> int:
+def body(arguments: argparse.Namespace, workspace: Path) -> int:
     """Run and compare; returns 0 if all numbers agree."""
-    source, workspace, *rest = words
-    options = dict(word.split("=", 1) for word in rest if word.startswith(("cases=", "budget=")))
-    overrides = [word for word in rest if not word.startswith(("cases=", "budget="))]
-    dataset = take_cases(Path(source), Path(workspace) / "raw", int(options.get("cases", "30")))
-    budget = options.get("budget", "2x4")
-    command = [sys.executable, "-m", "segplan.cli", "auto", str(dataset), f"budget={budget}", *SMALL, *overrides]
-    command += [f"configurations=[{','.join(CONFIGURATIONS)}]", f"workspace={workspace}"]
+    source = raw_dataset(arguments.dataset, workspace, phantom_cases=10)
+    dataset = take_cases(source, workspace / "raw", arguments.cases)
+    command = [sys.executable, "-m", "segplan.cli", "auto", str(dataset), f"budget={arguments.budget}", *SMALL]
+    command += [f"configurations=[{','.join(CONFIGURATIONS)}]", f"workspace={workspace}", *arguments.overrides]
     print(" ".join(command), flush=True)
-    runs = Path(workspace) / "runs" / dataset.name
+    runs = workspace / "runs" / dataset.name
     begun = time.monotonic()
     stop_in(command, runs / CONFIGURATIONS[0] / "default" / "fold_0", signal.SIGTERM)
     stop_in(command, runs / CONFIGURATIONS[0] / "default" / "fold_2", signal.SIGKILL)
-    code = subprocess.call(command)
+    code = subprocess.call(command, env=environment())
     print(f"exit code {code}, {time.monotonic() - begun:.0f} s in all", flush=True)
-    return code or compare(Path(workspace), dataset)
+    return code or compare(workspace, dataset)
+
+
+def environment() -> dict[str, str]:
+    """segplan of this checkout, whatever the working folder."""
+    return os.environ | {"PYTHONPATH": str(REPOSITORY)}
 
 
 def take_cases(source: Path, folder: Path, count: int) -> Path:
@@ -91,7 +99,7 @@ def take_cases(source: Path, folder: Path, count: int) -> Path:
 
 def stop_in(command: list[str], fold: Path, number: signal.Signals) -> None:
     """Start the command and end it with a signal once `fold` trains."""
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, env=environment())
     while process.poll() is None and not (fold / "metrics.csv").is_file():
         time.sleep(POLL_SECONDS)
     if process.poll() is None:
@@ -136,7 +144,21 @@ def dice_of(prediction: Path, reference: Path, values: list[int]) -> list[float]
     return scores
 
 
+def main() -> int:
+    """Parse the command line and run, in a temporary workspace unless one is named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset_argument(parser)
+    parser.add_argument("--workspace", type=Path, help="kept folder")
+    parser.add_argument("--cases", type=int, default=20, help="how many of the dataset's; 0: all")
+    parser.add_argument("--budget", default="2x3", help="epochs x batches of each of the ten trainings")
+    parser.add_argument("overrides", nargs="*", default=DEFAULTS, help="key=value of every training")
+    arguments = parser.parse_args()
+    print_machine()
+    if arguments.workspace is not None:
+        return body(arguments, arguments.workspace.absolute())
+    with tempfile.TemporaryDirectory(prefix="segplan-auto-") as scratch:
+        return body(arguments, Path(scratch))
+
+
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -88,7 +88,7 @@ def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
     def launch(steps: "Sequence[Step]") -> Mapping[str, int | None]:
         logs = {step.name: None if step.kind == "train" else command_of(step, settings).log for step in steps}
         links = [Link(step.name, step.words, step.after, logs[step.name]) for step in steps]
-        return run_chain(links, launcher, settings.workspace)
+        return run_chain(links, launcher, settings.workspace, ended_count=True)
 
     return launch
 

@@ -48,7 +48,9 @@ def pop_cluster(arguments: Sequence[str]) -> tuple[Slurm | None, list[str]]:
     return None, others
 
 
-def run_chain(links: Sequence[Link], launcher: Slurm, workspace: Path) -> dict[str, int | None]:
+def run_chain(
+    links: Sequence[Link], launcher: Slurm, workspace: Path, *, ended_count: bool = False
+) -> dict[str, int | None]:
     """Submit commands at once, each after those that it needs, and unless told otherwise wait for them.
 
     Trainings are composed and checked now: a plan that is edited while they wait changes none of them. A command that
@@ -58,6 +60,8 @@ def run_chain(links: Sequence[Link], launcher: Slurm, workspace: Path) -> dict[s
         links: in an order in which they could run.
         launcher: what each asks for; one that is no training is one process on one machine.
         workspace: where they work.
+        ended_count: what has left the queue meanwhile with an exit code of 0 is not submitted again; codes of older
+            submissions must be gone.
 
     Returns:
         Exit codes by name; None where it was not waited for.
@@ -70,10 +74,14 @@ def run_chain(links: Sequence[Link], launcher: Slurm, workspace: Path) -> dict[s
     alone = replace(launcher, nodes=1, tasks_per_node=1)
     environment = {"PYTHONPATH": child_environment()["PYTHONPATH"]}
     numbers: dict[str, str] = {}
+    ended: dict[str, int | None] = {}
     new: set[str] = set()
     for link in links:
         job = jobs[link.name]
         waiting = cluster.job_of(job.command)
+        if ended_count and waiting is None and cluster.exit_code(job.command) == 0 and not new & set(link.after):
+            ended[link.name] = 0
+            continue
         if waiting is not None and new & set(link.after):
             cluster.cancel(waiting)
             waiting = None
@@ -87,12 +95,12 @@ def run_chain(links: Sequence[Link], launcher: Slurm, workspace: Path) -> dict[s
         word = "submitted" if link.name in new else "in the queue"
         print(f"{word} {numbers[link.name]}: {link.name} → {job.command.log}", flush=True)
     if not launcher.wait:
-        return dict.fromkeys(numbers)
+        return ended | dict.fromkeys(numbers)
     codes = wait_for({number: jobs[name].command for name, number in numbers.items()})
     for name, number in numbers.items():
         if codes[number]:
             print(f"segplan: {name}: {_ending(jobs[name].command)}, see {jobs[name].command.log}", file=sys.stderr)
-    return {name: codes[number] for name, number in numbers.items()}
+    return ended | {name: codes[number] for name, number in numbers.items()}
 
 
 def _prepare(links: Sequence[Link], workspace: Path) -> dict[str, SweepJob]:

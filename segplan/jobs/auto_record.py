@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from segplan.errors import RunError
 from segplan.imaging import atomic_write
 from segplan.jobs.auto_steps import AutoSettings, Step
 from segplan.jobs.cluster import Command, exit_code, job_of
@@ -42,13 +43,26 @@ def command_of(step: Step, settings: AutoSettings) -> Command:
 
 
 def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
-    """Note which steps are handed to a cluster; one that is not in its queue has not ended there yet."""
+    """Note which steps are handed to a cluster, and remove the exit codes of earlier jobs.
+
+    Raises:
+        RunError: a step is in the queue with other words, of an earlier call.
+    """
+    recorded = read_record(settings)
+    before = recorded.get(_SUBMITTED, {})
+    others = []
     for step in steps:
         command = command_of(step, settings)
-        if job_of(command) is None:
-            command.code_file.unlink(missing_ok=True)  # of an earlier submission
+        if (job := job_of(command)) is None:
+            command.code_file.unlink(missing_ok=True)
+        elif before.get(step.name) != list(step.words):
+            others.append(job)
+    if others:
+        what = f"{len(others)} steps are in the queue as another call submitted them"
+        remedy = f"Wait for them, or end them first: scancel {' '.join(others)}."
+        raise RunError(what, settings.group, remedy)
     submitted = {step.name: list(step.words) for step in steps}
-    write_record(settings, {**read_record(settings), _SUBMITTED: submitted})
+    write_record(settings, {**recorded, _SUBMITTED: submitted})
 
 
 def collect_submitted(settings: AutoSettings, steps: Sequence[Step]) -> dict[str, Any]:

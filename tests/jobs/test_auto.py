@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from report_workspace import DATASET, plan_files, validated_fold
 
-from segplan.errors import ConfigError, PlanError
-from segplan.jobs import auto
+from segplan.errors import ConfigError, PlanError, RunError
+from segplan.jobs import auto, auto_record
 from segplan.jobs.auto_budget import Budget, epochs_within, parse_budget
 from segplan.jobs.auto_estimate import measured_epoch, step_seconds
 from segplan.jobs.auto_record import command_of, read_record
@@ -289,3 +289,12 @@ def test_a_first_stage_is_not_done_before_it_segmented_its_cases(settings):
     assert not is_done(step, chosen, {step.name: list(step.words)})
     (settings.workspace / "plan" / DATASET / "3d_cascade_fullres.yaml").unlink()
     assert is_done(step, chosen, {step.name: list(step.words)})
+
+
+def test_what_is_in_the_queue_with_other_words_is_neither_waited_for_nor_submitted_beside(settings, monkeypatch):
+    submit(settings, Cluster(settings))
+    monkeypatch.setattr(auto_record, "job_of", lambda command: "17")
+    assert submit(settings, Cluster(settings)) == ALL
+    changed = replace(settings, overrides=["seed=1"])
+    with pytest.raises(RunError, match=r"2 steps are in the queue.*scancel 17 17"):
+        auto.run_on_cluster(changed, Budget(), Cluster(changed), compose)
