@@ -1,6 +1,6 @@
 """One command from a raw dataset to a selected, exported model and a report; killed twice on the way.
 
-    python benchmarks/auto_small_budget.py [--dataset FOLDER] [--workspace FOLDER] [--cases N] [--budget 2x3] [KEY=VALUE]
+    python benchmarks/auto_small_budget.py [--dataset FOLDER] [--workspace FOLDER] [--cases N] [KEY=VALUE …]
 
 `segplan auto` is started on the first cases of the dataset (0: all), asked to stop (SIGTERM) once a first fold trains,
 started again, killed (SIGKILL) in a later fold, and started again. Then every number of the report is compared with
