@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from segplan.entry.arguments import name_selection, quote_paths
 from segplan.entry.compose import compose_job, compose_training
@@ -77,6 +77,10 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     if show is not None:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
+    if job == "predict" and (shares := device_shares(config)):
+        from segplan.entry.multirun import run_sweep
+
+        return run_sweep(job, [word for word in quoted if not _sets_devices(word)] + shares, workspace)
     try:
         return run_composed(job, config)
     except StoreError as error:
@@ -129,6 +133,27 @@ def run_composed(job: str, config: DictConfig) -> int:
         return subprocess.call(command, env=child_environment())
     sys.stdout.flush()
     return os.execve(sys.executable, command, child_environment())  # noqa: S606 replaces this process: never returns
+
+
+def device_shares(config: DictConfig) -> list[str]:
+    """The words that share a prediction's cases among its devices, a process each; none for one device."""
+    devices, shards = config.trainer.devices, config.num_shards
+    if shards != 1:
+        return []
+    if isinstance(devices, ListConfig):
+        names = [str(device) for device in devices]
+        chosen = [f"hydra.launcher.devices=[{','.join(names)}]"]
+    else:
+        names = [str(number) for number in range(int(devices))] if str(devices).isdigit() else []
+        chosen = []
+    if len(names) < 2:
+        return []
+    shares = ",".join(str(number) for number in range(len(names)))
+    return [*chosen, f"hydra.launcher.n_jobs={len(names)}", f"num_shards={len(names)}", f"shard={shares}"]
+
+
+def _sets_devices(word: str) -> bool:
+    return word.partition("=")[0].lstrip("+") == "trainer.devices"
 
 
 def _required(job: str, arguments: list[str], workspace: Path) -> list[str]:

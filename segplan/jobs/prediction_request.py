@@ -129,8 +129,10 @@ def _check_device(trainer: DictConfig) -> None:
         remedy = f"Use {', '.join(_ACCELERATORS)}."
         raise ConfigError("is unknown", _said("trainer.accelerator", trainer.accelerator), remedy)
     if trainer.devices not in (1, "1", "auto"):
-        remedy = "Share the cases: shard=I num_shards=N, a job a device (CUDA_VISIBLE_DEVICES=I)."
-        raise ConfigError("prediction uses one device", _said("trainer.devices", trainer.devices), remedy)
+        remedy = (
+            "Use a number or a list, such as 2 or [0,1], and leave out shard= and num_shards=; or 1 for each shard."
+        )
+        raise ConfigError("cannot be shared among devices like this", _said("trainer.devices", trainer.devices), remedy)
 
 
 def _check_outputs(config: DictConfig) -> None:

@@ -10,6 +10,7 @@ from nnunet_fixture import DATA, import_fixture
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image as Picture
 
+from segplan.entry.main import device_shares, main
 from segplan.errors import ConfigError, ModelError
 from segplan.inference import InferenceSettings, Predictor
 from segplan.jobs.predict import run, settings_of
@@ -301,6 +302,36 @@ def test_shards_share_the_cases_and_know_each_others_work(model, images, tmp_pat
     assert "Nothing to do" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="shard"):
         run(config_of(model, images, output, shard=2, num_shards=2))
+
+
+def test_several_devices_share_the_cases_a_process_each(model, images, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    output = tmp_path / "out"
+    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.mirror=false"]
+    cpu = ["trainer.accelerator=cpu", "trainer.precision=32"]
+    assert main("predict", [*words, *cpu, "trainer.devices=2"]) == 0
+    assert sorted(path.name for path in output.glob("predict*")) == ["predict_0of2.json", "predict_1of2.json"]
+    assert {path.name for path in output.glob("*.nii.gz")} == {"t0.nii.gz", "t1.nii.gz"}
+    assert capsys.readouterr().out.count("\ndone: ") == 2
+
+
+@pytest.mark.parametrize(
+    ("devices", "shares"),
+    [
+        (1, []),
+        ("auto", []),
+        ([1], []),
+        (3, ["hydra.launcher.n_jobs=3", "num_shards=3", "shard=0,1,2"]),
+        ("2", ["hydra.launcher.n_jobs=2", "num_shards=2", "shard=0,1"]),
+        ([2, 0], ["hydra.launcher.devices=[2,0]", "hydra.launcher.n_jobs=2", "num_shards=2", "shard=0,1"]),
+    ],
+)
+def test_devices_become_shards(devices, shares):
+    config = OmegaConf.create({"trainer": {"devices": devices}, "num_shards": 1})
+    assert device_shares(config) == shares
+    config.num_shards = 2
+    assert device_shares(config) == []
 
 
 def test_probabilities_are_saved_and_agree_with_the_labels(model, images, tmp_path):
