@@ -106,7 +106,7 @@ def body(arguments: argparse.Namespace) -> int:
         ours = train_segplan(SegplanTraining(scratch.absolute() / "segplan", dataset, chosen), seeds)
         theirs: dict[str, dict[str, float]] = {}
         if reference is not None:
-            root = scratch.absolute() / f"reference_{chosen}"
+            root = scratch.absolute() / ("reference" if chosen == "3d_fullres" else f"reference_{chosen}")
             theirs = train_reference(ReferenceTraining(reference, root, dataset, chosen), len(seeds))
         elif dataset.name == HIPPOCAMPUS and chosen == "3d_fullres":
             theirs = {f"nnU-Net 2.8.1, recorded {n}": {"foreground": dice} for n, dice in enumerate(RECORDED, start=1)}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segplan.entry.launchers import Slurm
-    from segplan.jobs.auto import Execute, Launch
+    from segplan.jobs.auto import Launch
     from segplan.jobs.auto_steps import AutoSettings, Step
 
 HELP = "plan, train all folds, select, export a model and write a report; stopped at any moment it goes on"
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
     """Do the job; returns the exit code."""
     from segplan.entry.locations import workspace_folder
     from segplan.entry.slurm_chain import pop_cluster
-    from segplan.jobs.auto import plan_first, run_on_cluster, show
+    from segplan.jobs.auto import plan_first, plan_on_cluster, refuse_hours, run_on_cluster, show
     from segplan.jobs.auto import run as auto
     from segplan.jobs.auto_budget import parse_budget
     from segplan.jobs.auto_steps import AutoSettings
@@ -44,20 +44,22 @@ def run(options: argparse.Namespace) -> int:
     workspace = workspace_folder([f"workspace={options.workspace}"] if options.workspace else [])
     budget = parse_budget(options.budget)
     launcher, overrides = pop_cluster(options.override)
+    if launcher is not None:
+        refuse_hours(budget)
     planning = [word for word in overrides if _key(word).split(".")[0].split("@")[0] in _OF_PLANNING]
     training = [word for word in overrides if word not in planning]
     dataset = Path(options.dataset).expanduser()
     group = _group(dataset.resolve().name if dataset.is_dir() else options.dataset, planning)
-    planned = (workspace / "plan" / group / "_dataset.yaml").is_file()
-    if dataset.is_dir() and not (options.dry_run and planned):
-        wanted = _to_plan(_listed(options.configurations))
-        words = ["plan", f"dataset={dataset.resolve()}", *wanted, *planning, *workspace_word(workspace)]
-        execute = _execute if launcher is None or options.dry_run else _on_cluster(group, launcher, workspace)
-        if code := plan_first(words, execute, only=options.dry_run):
+    chosen = _listed(options.configurations)
+    settings = AutoSettings(workspace, group, chosen, _listed(options.folds), training, run=options.run_name)
+    if dataset.is_dir() and not (options.dry_run and _is_planned(workspace / "plan" / group, chosen)):
+        words = ["plan", f"dataset={dataset.resolve()}", *_to_plan(chosen), *planning, *workspace_word(workspace)]
+        if launcher is None or options.dry_run:
+            code = plan_first(words, _execute, only=options.dry_run)
+        else:
+            code = plan_on_cluster(settings, words, _launch(settings, replace(launcher, wait=True)))
+        if code:
             return code
-    settings = AutoSettings(
-        workspace, group, _listed(options.configurations), _listed(options.folds), training, run=options.run_name
-    )
 
     def compose(plan: str, overrides: Sequence[str]) -> Mapping[str, Any]:
         return _compose(plan, overrides, workspace)
@@ -67,18 +69,6 @@ def run(options: argparse.Namespace) -> int:
     if launcher is not None:
         return run_on_cluster(settings, budget, _launch(settings, launcher), compose)
     return auto(settings, budget, _execute, compose)
-
-
-def _on_cluster(group: str, launcher: "Slurm", workspace: Path) -> "Execute":
-    """What plans in a job; the steps follow from the plan, so it is waited for in any case."""
-    from segplan.entry.slurm_chain import Link, run_chain
-
-    def execute(words: Sequence[str]) -> int:
-        log = workspace / "logs" / group / "auto_plan.log"
-        codes = run_chain([Link("plan", words, log=log)], replace(launcher, wait=True), workspace)
-        return codes["plan"] or 0
-
-    return execute
 
 
 def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
@@ -93,9 +83,13 @@ def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
     return launch
 
 
+def _is_planned(folder: Path, chosen: Sequence[str] | None) -> bool:
+    return all((folder / f"{name}.yaml").is_file() for name in ("_dataset", *(chosen or ())))
+
+
 def _to_plan(chosen: Sequence[str] | None) -> list[str]:
     """The word that has the chosen configurations planned; none for the default, or where one is the user's own."""
-    from segplan.jobs.auto_steps import CASCADE, LOWRES
+    from segplan.jobs.fold_done import CASCADE, LOWRES
     from segplan.planning import CONFIGURATIONS
 
     if not chosen or not set(chosen) <= set(CONFIGURATIONS):

@@ -19,7 +19,7 @@ PATH_KEYS = frozenset(
         "previous_stage",
         "selection",
     )
-) | {"finetune.checkpoint", "planner.adopt", "split.group_by"}
+) | {"finetune.checkpoint", "plan.previous_stage_run", "planner.adopt", "split.group_by"}
 _NEVER_LISTS = frozenset(("split.group_by",))
 
 

@@ -55,7 +55,7 @@ def run_combinations(
     devices = launcher.visible() if isinstance(launcher, Local) else []
     codes: list[int | None] = [None] * len(combinations)
     jobs: dict[int, SweepJob] = {}
-    sweep = SweepJobs(job, workspace)
+    sweep = SweepJobs(job, workspace, queue=isinstance(launcher, Slurm))
     for number, words in enumerate(combinations):
         try:
             jobs[number] = sweep.prepare(number, words)

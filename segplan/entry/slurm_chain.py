@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 from segplan.entry.arguments import quote_paths
 from segplan.entry.environment import child_environment
 from segplan.entry.launchers import Local, Slurm, pop_launcher
@@ -14,6 +16,7 @@ from segplan.entry.sweep_job import SweepJob, SweepJobs
 from segplan.errors import ConfigError, SegplanError
 from segplan.jobs import cluster
 from segplan.jobs.cluster import Command
+from segplan.jobs.fold_done import is_done_with
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ def pop_cluster(arguments: Sequence[str]) -> tuple[Slurm | None, list[str]]:
     if isinstance(launcher, Slurm):
         return launcher, others
     if launcher != Local():
-        where = next(word for word in arguments if word not in others and not word.startswith("hydra/launcher="))
+        mine = [word for word in arguments if word not in others and "hydra/launcher=" not in word]
+        where = mine[0] if mine else "hydra.launcher"
         raise ConfigError("on this machine they run one after another", where, "Use hydra/launcher=slurm.")
     return None, others
 
@@ -53,78 +57,99 @@ def run_chain(
 ) -> dict[str, int | None]:
     """Submit commands at once, each after those that it needs, and unless told otherwise wait for them.
 
-    Trainings are composed and checked now: a plan that is edited while they wait changes none of them. A command that
-    is in the queue from an earlier call stays there, unless it is to wait for one that is not.
+    Trainings are composed and checked now: a plan that is edited while they wait changes none of them. One that is done
+    with the very same configuration is left out. A command that is in the queue from an earlier call stays there,
+    unless it is to wait for one that is not.
 
     Args:
         links: in an order in which they could run.
         launcher: what each asks for; one that is no training is one process on one machine.
         workspace: where they work.
-        ended_count: what has left the queue meanwhile with an exit code of 0 is not submitted again; codes of older
+        ended_count: a command that has left the queue with an exit code of 0 is not submitted again; codes of older
             submissions must be gone.
 
     Returns:
         Exit codes by name; None where it was not waited for.
 
     Raises:
-        ConfigError: a training cannot work; nothing is submitted then.
+        ConfigError: a training cannot work; nothing is written or submitted then.
         RunError: SLURM is not there or refuses a job.
     """
-    jobs = _prepare(links, workspace)
-    alone = replace(launcher, nodes=1, tasks_per_node=1)
+    cluster.require_slurm()
+    jobs, done = _prepare(links, workspace)
     environment = {"PYTHONPATH": child_environment()["PYTHONPATH"]}
+    codes: dict[str, int | None] = {}
     numbers: dict[str, str] = {}
-    ended: dict[str, int | None] = {}
     new: set[str] = set()
     for link in links:
-        job = jobs[link.name]
+        job, needs_new = jobs[link.name], bool(new & set(link.after))
         waiting = cluster.job_of(job.command)
-        if ended_count and waiting is None and cluster.exit_code(job.command) == 0 and not new & set(link.after):
-            ended[link.name] = 0
+        has_ended = link.name in done or (ended_count and cluster.exit_code(job.command) == 0)
+        if waiting is None and has_ended and not needs_new:
+            codes[link.name] = 0
             continue
-        if waiting is not None and new & set(link.after):
+        if waiting is not None and needs_new and cluster.is_pending(waiting):
             cluster.cancel(waiting)
             waiting = None
         if waiting is None:
             new.add(link.name)
             after = [numbers[name] for name in link.after if name in numbers]
-            resources = launcher if link.log is None else alone
-            numbers[link.name] = submit_group([job], resources, environment, after)[0]
-        else:
-            numbers[link.name] = waiting
+            waiting = submit_group([job], _resources(link, launcher), environment, after)[0]
+        numbers[link.name] = waiting
         word = "submitted" if link.name in new else "in the queue"
-        print(f"{word} {numbers[link.name]}: {link.name} → {job.command.log}", flush=True)
+        print(f"{word} {waiting}: {link.name} → {job.command.log}", flush=True)
     if not launcher.wait:
-        return ended | dict.fromkeys(numbers)
-    codes = wait_for({number: jobs[name].command for name, number in numbers.items()})
+        return codes | dict.fromkeys(numbers)
+    ended = wait_for({number: jobs[name].command for name, number in numbers.items()})
     for name, number in numbers.items():
-        if codes[number]:
-            print(f"segplan: {name}: {_ending(jobs[name].command)}, see {jobs[name].command.log}", file=sys.stderr)
-    return ended | {name: codes[number] for name, number in numbers.items()}
+        if ended[number]:
+            print(f"segplan: {name}: {_ending(jobs[name].command, begun=name not in new)}", file=sys.stderr)
+    return codes | {name: ended[number] for name, number in numbers.items()}
 
 
-def _prepare(links: Sequence[Link], workspace: Path) -> dict[str, SweepJob]:
-    trainings, jobs, problems = SweepJobs("train", workspace), {}, []
-    known = planned(workspace)
-    for number, link in enumerate(links):
-        if link.log is not None:
-            command = Command([sys.executable, "-m", "segplan.cli", *link.words], link.log)
-            jobs[link.name] = SweepJob(link.words, f"segplan {link.name}", command)
-            continue
-        try:
+def _resources(link: Link, launcher: Slurm) -> Slurm:
+    if link.log is None:
+        return launcher
+    # Planning goes on where it was when a job is requeued; what comes after trainings would begin anew each time.
+    delay = launcher.signal_delay_s if link.words[0] == "plan" else 0
+    return replace(launcher, nodes=1, tasks_per_node=1, signal_delay_s=delay)
+
+
+def _prepare(links: Sequence[Link], workspace: Path) -> tuple[dict[str, SweepJob], set[str]]:
+    """The job of every command, and which trainings are done; what trains is written once all are checked."""
+    trainings, known = SweepJobs("train", workspace, queue=True), planned(workspace)
+    checked: dict[str, tuple[DictConfig, list[str]]] = {}
+    problems = []
+    for link in links:
+        if link.log is None:
             words = quote_paths(list(link.words[1:]), known, multirun=False)
-            jobs[link.name] = trainings.prepare(number, words, waits=bool(link.after))
-        except SegplanError as error:
-            problems.append(f"{link.name}: {error}")
+            try:
+                checked[link.name] = trainings.check(words, waits=bool(link.after)), words
+            except SegplanError as error:
+                problems.append(f"{link.name}: {error}")
     if problems:
         for problem in problems:
             print(f"segplan: {problem}", file=sys.stderr, flush=True)
         raise ConfigError("cannot work, and nothing is submitted", f"{len(problems)} of {len(links)} steps")
-    return jobs
+    done = {name for name, (config, _) in checked.items() if is_done_with(config)}
+    jobs = {}
+    for link in links:
+        if link.log is None:
+            jobs[link.name] = trainings.write(*checked[link.name])
+        else:
+            own = [*link.words, *([] if _names_workspace(link.words) else [f"workspace={workspace}"])]
+            command = Command([sys.executable, "-m", "segplan.cli", *own], link.log)
+            jobs[link.name] = SweepJob(link.words, f"segplan {link.name}", command)
+    return jobs, done
 
 
-def _ending(command: Command) -> str:
-    """A job that failed has written its exit code; one that was cancelled, or whose machine was lost, has not."""
+def _names_workspace(words: Sequence[str]) -> bool:
+    return any(word.startswith("workspace=") for word in words)
+
+
+def _ending(command: Command, *, begun: bool) -> str:
+    """How a job that failed ended: it has written its exit code, unless it never ran or was ended from outside."""
     if command.code_file.exists():
-        return f"failed ({cluster.exit_code(command)})"
-    return "cancelled, or its machine failed"
+        return f"failed ({cluster.exit_code(command)}), see {command.log}"
+    how = "cancelled, its time was over, or its machine failed"
+    return f"{how}, see {command.log}" if command.log.exists() or begun else how

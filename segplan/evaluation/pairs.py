@@ -45,7 +45,7 @@ class CasePair:
         if prediction.shape != reference.shape:
             sizes = ["×".join(map(str, labels.shape)) for labels in (prediction, reference)]
             what = f"the prediction of {self.identifier} has {sizes[0]} voxels (z×y×x), the reference {sizes[1]}"
-            raise ImageError(what, self.prediction, "Remove the file and validate the fold again (mode=validate).")
+            raise ImageError(what, self.prediction, "Remove it: segplan select makes it again.")
         return prediction, reference, spacing
 
     def read_prediction(self) -> LabelArray:

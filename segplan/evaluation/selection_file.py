@@ -56,8 +56,9 @@ class Selection:
 
 
 def summaries_file(selection: Path) -> Path:
-    """Beside a selection, the summary of every candidate: selection.json, or of another NAME.yaml NAME.json."""
-    return selection.with_name("selection.json") if selection.name == SELECTION_FILE else selection.with_suffix(".json")
+    """Beside a selection, the summary of every candidate: selection.json, or of NAME.yaml NAME.selection.json."""
+    own = "" if selection.name == SELECTION_FILE else f"{selection.stem}."
+    return selection.with_name(f"{own}selection.json")
 
 
 def read_selection(path: Path) -> Selection:

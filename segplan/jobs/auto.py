@@ -24,6 +24,7 @@ from segplan.jobs.auto_steps import (
     folds_of,
     is_done,
     list_steps,
+    plan_step,
 )
 from segplan.jobs.console import print_table
 from segplan.jobs.fold_states import fold_state
@@ -55,13 +56,13 @@ def run(settings: AutoSettings, budget: Budget, execute: Execute, compose: Compo
     settings = with_budget(settings, budget, compose)
     steps = list_steps(settings)
     collect_submitted(settings, steps)
-    failed: list[str] = []
+    failed: list[Step] = []
     for number, step in enumerate(steps, start=1):
         recorded = read_record(settings)
         if is_done(step, settings, recorded):
             print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
             continue
-        if failed and (step.kind != "train" or set(step.after) & set(failed)):
+        if failed and (step.kind != "train" or set(step.after) & {other.name for other in failed}):
             continue
         print(f"[{number}/{len(steps)}] {step.name}: segplan {shlex.join(step.words)}", flush=True)
         code = _do(step, settings, execute)
@@ -69,7 +70,7 @@ def run(settings: AutoSettings, budget: Budget, execute: Execute, compose: Compo
             print(f"segplan: auto stops at {step.name}; the same command goes on", file=sys.stderr)
             return code if code >= 0 else 1
         if code:
-            failed.append(step.name)
+            failed.append(step)
             continue
         write_record(settings, {**read_record(settings), step.name: list(step.words)})
     return _end(settings, failed)
@@ -80,23 +81,19 @@ def run_on_cluster(settings: AutoSettings, budget: Budget, launch: Launch, compo
 
     Args:
         settings: what is to be made.
-        budget: how much training.
+        budget: how much training, in epochs (`refuse_hours`).
         launch: submits steps, and returns each one's exit code; None where nobody waits for it.
         compose: gives the training configuration of a plan with overrides.
 
     Raises:
-        ConfigError: the budget is in hours, which the machine that submits cannot turn into epochs of another one.
         SegplanError: what is asked for cannot be made, or the cluster refuses it.
     """
-    if budget.seconds is not None:
-        what = "is turned into epochs by timing a step, and the jobs run on other machines"
-        raise ConfigError(what, f"budget={budget.seconds / 3600:g}h", "Say epochs: budget=100, or budget=100x50.")
     settings = with_budget(settings, budget, compose)
     steps = list_steps(settings)
     recorded = collect_submitted(settings, steps)
     left: list[Step] = []
     for number, step in enumerate(steps, start=1):
-        if set(step.after) & {other.name for other in left} or not is_done(step, settings, recorded):
+        if set(step.after) & {other.name for other in left} or not is_done(step, settings, recorded, page=True):
             left.append(step)
         else:
             print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
@@ -104,9 +101,26 @@ def run_on_cluster(settings: AutoSettings, budget: Budget, launch: Launch, compo
     codes = launch(left)
     collect_submitted(settings, steps)
     if None in codes.values():
-        print(f"segplan jobs {settings.group.split('/')[0]} shows how far they are; the same command waits for them")
+        dataset = settings.group.split("/")[0]
+        print(f"segplan jobs {dataset} shows how far they are; without wait=false the same command waits for them")
         return 0
-    return _end(settings, [name for name, code in codes.items() if code])
+    return _end(settings, [step for step in left if codes[step.name]])
+
+
+def plan_on_cluster(settings: AutoSettings, words: Sequence[str], launch: Launch) -> int:
+    """Plan in a job with the words of `segplan plan`, unless the very same ones did; returns the exit code.
+
+    Raises:
+        RunError: another planning is in the queue.
+    """
+    step = plan_step(words)
+    if is_done(step, settings, collect_submitted(settings, [step])):
+        print(f"planned already: segplan {shlex.join(words)} does it again", flush=True)
+        return 0
+    record_submitted(settings, [step])
+    code = launch([step])[step.name] or 0
+    collect_submitted(settings, [step])
+    return code
 
 
 def plan_first(words: Sequence[str], execute: Execute, *, only: bool = False) -> int:
@@ -125,18 +139,20 @@ def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
     """
     settings = with_budget(settings, budget, compose, keep=False)
     steps = list_steps(settings)
-    recorded = collect_submitted(settings, steps)
+    recorded = collect_submitted(settings, steps, keep=False)
     estimates: dict[str, tuple[Estimate, int]] = {}
     rows, seconds, disk = [], 0.0, 0
     for step in steps:
         done = is_done(step, settings, recorded)
         cells = ["done" if done else "to do", "", "", shlex.join(["segplan", *step.words])]
         if step.kind == "train" and not done:
+            state = fold_state(settings.workspace, step.plan, settings.run, step.fold)
+            cells[0] = state.status if state.status == "running" else cells[0]
             configuration = step.plan.rpartition("/")[2]
             if step.plan not in estimates:
                 estimates[step.plan] = _estimate(settings, configuration, compose)
             found, epochs = estimates[step.plan]
-            left = max(0, epochs - fold_state(settings.workspace, step.plan, settings.run, step.fold).epoch)
+            left = max(0, epochs - state.epoch)
             seconds += found.epoch_seconds * left
             disk += found.disk_bytes
             cells[1:3] = [_duration(found.epoch_seconds * left), _size(found.disk_bytes)]
@@ -174,10 +190,22 @@ def with_budget(settings: AutoSettings, budget: Budget, compose: Compose, *, kee
     return replace(settings, own_overrides=own)
 
 
-def _end(settings: AutoSettings, failed: Sequence[str]) -> int:
+def refuse_hours(budget: Budget) -> None:
+    """Refuse a budget in hours: the machine that submits cannot turn them into epochs of another one.
+
+    Raises:
+        ConfigError: it is in hours.
+    """
+    if budget.seconds is not None:
+        what = "is turned into epochs by timing a step, and the jobs run on other machines"
+        raise ConfigError(what, f"budget={budget.seconds / 3600:g}h", "Say epochs: budget=100, or budget=100x50.")
+
+
+def _end(settings: AutoSettings, failed: Sequence[Step]) -> int:
     if failed:
-        dataset = settings.group.split("/")[0]
-        print(f"segplan: failed: {', '.join(failed)}; segplan jobs {dataset} says why", file=sys.stderr)
+        trained = any(step.kind == "train" for step in failed)
+        why = f"; segplan jobs {settings.group.split('/')[0]} says why" if trained else ""
+        print(f"segplan: failed: {', '.join(step.name for step in failed)}{why}", file=sys.stderr)
         return 1
     print(f"model   {settings.model_file}\nreport  {settings.report_file}")
     return 0

@@ -38,7 +38,8 @@ def command_of(step: Step, settings: AutoSettings) -> Command:
     if step.kind == "train":
         log = settings.workspace / "logs" / step.plan / settings.run / f"fold_{step.fold}.log"
     else:
-        log = settings.workspace / "logs" / settings.group / f"auto_{step.kind}.log"
+        run = "" if settings.run == "default" or step.kind == "plan" else f"_{settings.run}"
+        log = settings.workspace / "logs" / settings.group / f"auto_{step.kind}{run}.log"
     return Command([sys.executable, "-m", "segplan.cli", *step.words], log)
 
 
@@ -50,32 +51,35 @@ def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
     """
     recorded = read_record(settings)
     before = recorded.get(_SUBMITTED, {})
-    others = []
-    for step in steps:
-        command = command_of(step, settings)
-        if (job := job_of(command)) is None:
-            command.code_file.unlink(missing_ok=True)
-        elif before.get(step.name) != list(step.words):
-            others.append(job)
+    queued = {step.name: job for step in steps if (job := job_of(command_of(step, settings))) is not None}
+    others = sorted({queued[step.name] for step in steps if step.name in queued and _differs(step, before)})
     if others:
-        what = f"{len(others)} steps are in the queue as another call submitted them"
+        what = f"jobs of the same steps with other words are in the queue ({', '.join(others)})"
         remedy = f"Wait for them, or end them first: scancel {' '.join(others)}."
         raise RunError(what, settings.group, remedy)
+    for step in steps:
+        if step.name not in queued:
+            command_of(step, settings).code_file.unlink(missing_ok=True)
     submitted = {step.name: list(step.words) for step in steps}
-    write_record(settings, {**recorded, _SUBMITTED: submitted})
+    write_record(settings, {**recorded, _SUBMITTED: {**before, **submitted}})
 
 
-def collect_submitted(settings: AutoSettings, steps: Sequence[Step]) -> dict[str, Any]:
-    """Note as done what a cluster has done since it was submitted; returns the record."""
+def _differs(step: Step, submitted: Mapping[str, Any]) -> bool:
+    return bool(submitted.get(step.name) != list(step.words))
+
+
+def collect_submitted(settings: AutoSettings, steps: Sequence[Step], *, keep: bool = True) -> dict[str, Any]:
+    """Note as done what a cluster has done since it was submitted; returns the record, and writes it if `keep`."""
     recorded = read_record(settings)
     waiting = recorded.get(_SUBMITTED, {})
     ended = {
         step.name: list(step.words)
         for step in steps
-        if waiting.get(step.name) == list(step.words) and exit_code(command_of(step, settings)) == 0
+        if not _differs(step, waiting) and exit_code(command_of(step, settings)) == 0
     }
     if ended:
         left = {name: words for name, words in waiting.items() if name not in ended}
         recorded = {**recorded, **ended, _SUBMITTED: left}
-        write_record(settings, recorded)
+        if keep:
+            write_record(settings, recorded)
     return recorded

@@ -5,16 +5,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from segplan.dataset import read_splits
 from segplan.errors import ConfigError, PlanError
 from segplan.evaluation.selection_file import SELECTION_FILE
 from segplan.jobs.console import workspace_word
-from segplan.jobs.fold_states import fold_state, number_of_folds, planned_configurations
-from segplan.jobs.previous_stage import FOLDER, folds_of_cases
-from segplan.preprocessing import StageSegmentations
+from segplan.jobs.fold_done import CASCADE, LOWRES, is_fold_done
+from segplan.jobs.fold_states import number_of_folds, planned_configurations
 
-CASCADE, LOWRES = "3d_cascade_fullres", "3d_lowres"
-Kind = Literal["train", "select", "export", "report"]
+Kind = Literal["plan", "train", "select", "export", "report"]
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def list_steps(settings: AutoSettings) -> list[Step]:
 
     Raises:
         PlanError: nothing is planned, or no configuration can be trained.
-        ConfigError: a configuration or fold does not exist.
+        ConfigError: a configuration or fold does not exist, or nothing says which of several to export.
     """
     place = workspace_word(settings.workspace)
     named = [] if settings.run == "default" else [f"run={settings.run}"]
@@ -101,7 +98,7 @@ def list_steps(settings: AutoSettings) -> list[Step]:
         whole = replace(settings, folds=None) if configuration == LOWRES and CASCADE in chosen else settings
         for fold in folds_of(whole, configuration):
             train = ("train", f"plan={plan}", f"fold={fold}", *named, *previous, *words, *place)
-            steps.append(Step("train", f"train {plan} fold {fold}", train, plan, fold, first_stage))
+            steps.append(Step("train", f"train {plan} fold {fold}{_of_run(settings)}", train, plan, fold, first_stage))
     return [*steps, *_last_steps(settings, chosen, [*named, *place], tuple(step.name for step in steps))]
 
 
@@ -146,35 +143,40 @@ def folds_of(settings: AutoSettings, configuration: str) -> list[str]:
     return list(chosen)
 
 
-def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any]) -> bool:
-    """Whether a step was done by these very words, and what it made is there and newer than what it was made from."""
+def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any], *, page: bool = False) -> bool:
+    """Whether a step was done by these very words, and what it made is there and newer than what it was made from.
+
+    Args:
+        step: the step.
+        settings: what is to be made.
+        recorded: which words did which step.
+        page: the report counts as done too; else it is always made again.
+    """
     if list(step.words) != recorded.get(step.name):
         return False
     if step.kind == "train":
-        done = fold_state(settings.workspace, step.plan, settings.run, step.fold).status == "done"
-        return done and (not _is_first_stage(step) or _left_its_segmentations(step, settings))
+        return is_fold_done(settings.workspace, step.plan, settings.run, step.fold)
+    if step.kind == "plan":
+        return (settings.workspace / "plan" / settings.group / "_dataset.yaml").is_file()
     if step.kind == "select":
         summaries = settings.folder.glob("*/*/fold_*/validation/summary.json")
         return _is_newer(settings.selection_file, list(summaries))
     if step.kind == "export":
         return _is_newer(settings.model_file, [settings.selection_file])
-    return False
+    return page and _is_newer(settings.report_file, [settings.model_file])
+
+
+def plan_step(words: Sequence[str]) -> Step:
+    """The step before all others."""
+    return Step("plan", "plan", tuple(words))
+
+
+def _of_run(settings: AutoSettings) -> str:
+    return "" if settings.run == "default" else f" of run {settings.run}"
 
 
 def _is_first_stage(step: Step) -> bool:
     return step.kind == "train" and step.plan.rpartition("/")[2] == LOWRES
-
-
-def _left_its_segmentations(step: Step, settings: AutoSettings) -> bool:
-    """Whether a fold of a cascade's first stage segmented its cases for the second, where one is planned."""
-    plan = settings.workspace / "plan" / settings.group
-    if not (plan / f"{CASCADE}.yaml").is_file():
-        return True
-    owned = [
-        case for case, fold in folds_of_cases(read_splits(plan / "splits_final.json")).items() if fold == step.fold
-    ]
-    found = StageSegmentations(settings.workspace / "runs" / step.plan / settings.run / FOLDER / CASCADE)
-    return all(found.maker(case) is not None for case in owned)
 
 
 def _last_steps(
@@ -183,18 +185,27 @@ def _last_steps(
     """From the trainings to a model and a page; without cross-validation there is nothing to select."""
     place = [word for word in words if word.startswith("workspace=")]
     validated = any(fold != "all" for configuration in chosen for fold in folds_of(settings, configuration))
-    steps = []
-    source = str(settings.selection_file)
+    steps, before = [], trainings
     if validated:
         folds = [] if settings.folds is None else [f"folds=[{','.join(settings.folds)}]"]
         select = ("select", settings.group, f"configurations=[{','.join(chosen)}]", *folds, *words)
-        steps.append(Step("select", "select", select, after=trainings))
+        steps.append(Step("select", f"select{_of_run(settings)}", select, after=trainings))
+        source, before = settings.selection_file, (steps[0].name,)
     else:
-        source = str(settings.folder / chosen[0] / settings.run)
-    export = ("export-model", source, str(settings.model_file), "force=true", *place)
+        source = settings.folder / _only(chosen) / settings.run
+    export = ("export-model", str(source), str(settings.model_file), "force=true", *place)
     report = ("report", settings.group, f"output={settings.report_file}", *place)
-    steps.append(Step("export", "export model", export, after=("select",) if validated else trainings))
-    return [*steps, Step("report", "report", report, after=("export model",))]
+    steps.append(Step("export", f"export model{_of_run(settings)}", export, after=before))
+    return [*steps, Step("report", f"report{_of_run(settings)}", report, after=(steps[-1].name,))]
+
+
+def _only(chosen: Sequence[str]) -> str:
+    """The configuration to export where there is no selection."""
+    models = [name for name in chosen if name != LOWRES or CASCADE not in chosen]
+    if len(models) > 1:
+        what = f"without validation nothing says which of {', '.join(models)} to export"
+        raise ConfigError(what, "folds=all", f"Name one: configurations=[{models[-1]}].")
+    return models[0]
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

@@ -46,7 +46,7 @@ class Resources:
         gpus_per_node: GPUs a machine.
         mem_gb: memory a machine.
         account: who pays.
-        signal_delay_s: seconds before the limit at which a job is told to save.
+        signal_delay_s: seconds before the limit at which a job is told to save; 0: it is not told.
         array_parallelism: how many jobs of an array may run at once.
         additional_parameters: any other option of sbatch, by its long name: {qos: low, gres: "gpu:a100:1"}.
         setup: shell lines before the command, such as "module load cuda".
@@ -127,10 +127,7 @@ def submit(
     Raises:
         RunError: there is no SLURM here, or it refuses the job.
     """
-    if shutil.which("sbatch") is None:
-        raise RunError(
-            "there is no sbatch on this machine", "hydra/launcher=slurm", "Run it on a cluster's login node."
-        )
+    require_slurm()
     for command in commands:
         command.log.parent.mkdir(parents=True, exist_ok=True)
         command.code_file.unlink(missing_ok=True)
@@ -147,6 +144,23 @@ def submit(
         with atomic_write(command.job_file) as temporary:
             temporary.write_text(f"{job}\n", encoding="utf-8")
     return jobs
+
+
+def is_pending(job: str) -> bool:
+    """Whether a job waits in the queue; not if it runs, has ended, or SLURM does not answer."""
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%T"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() == "PENDING"
+
+
+def require_slurm() -> None:
+    """Refuse to go on where jobs cannot be submitted.
+
+    Raises:
+        RunError: there is no SLURM here.
+    """
+    if shutil.which("sbatch") is None:
+        what = "there is no sbatch on this machine"
+        raise RunError(what, "hydra/launcher=slurm", "Run it on a cluster's login node.")
 
 
 def cancel(job: str) -> None:
@@ -256,7 +270,7 @@ def _options(commands: Sequence[Command], name: str, resources: Resources, after
         "output": _quoted(commands[0].log.with_suffix(".sbatch.log") if several else commands[0].log),
         "open-mode": "append",  # a requeued job goes on in the same log
         "requeue": True,
-        "signal": f"USR1@{resources.signal_delay_s}",
+        "signal": f"USR1@{resources.signal_delay_s}" if resources.signal_delay_s else None,
         "nodes": resources.nodes or 1,
         "ntasks-per-node": resources.tasks_per_node or 1,
         "partition": resources.partition,

@@ -51,7 +51,7 @@ def ensemble_of_file(path: Path, workspace: Path | None) -> ModelEnsemble:
         model = ModelFolder.open(run_folder(each.plan, each.run, workspace or Path("workspace")))
         members.append(Member(model, model.select_folds(list(each.folds), each.checkpoint), each.checkpoint))
     if changed := [member.described for member in members if _is_newer(member, path)]:
-        again = f"segplan select {selection.dataset} decides anew"
+        again = f"segplan select {selection.members[0].plan.rpartition('/')[0]} decides anew"
         print(f"note: trained again since {path} was written: {', '.join(changed)}; {again}", flush=True)
     return ModelEnsemble(path, tuple(members), tuple(step.to_json() for step in selection.postprocessing))
 

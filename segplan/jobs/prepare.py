@@ -22,34 +22,52 @@ def fold_folder(config: DictConfig) -> Path:
     return run_folder(config) / f"fold_{config.fold}"
 
 
-def prepare_run(config: DictConfig, *, waits: bool = False) -> Path:
+def prepare_run(config: DictConfig) -> Path:
     """Refuse what cannot work, then write RUN/fold_K/config.yaml and return its path.
-
-    Args:
-        config: the composed configuration.
-        waits: it begins after another training, of a cascade's first stage, say: what that one makes may be missing.
 
     Raises:
         SegplanError: whatever is wrong with configuration, plan, data or run folder; nothing is written then.
     """
-    from segplan.jobs.provenance import note_command
+    check_run(config)
+    return write_run(config)
+
+
+def check_run(config: DictConfig, *, waits: bool = False) -> None:
+    """Refuse what cannot work; writes nothing.
+
+    Args:
+        config: the composed configuration.
+        waits: it begins after other trainings, of a cascade's first stage, whose results may be missing now.
+
+    Raises:
+        SegplanError: whatever is wrong with configuration, plan, data or run folder.
+    """
     from segplan.jobs.run_identity import check_run_folder, run_identity
     from segplan.jobs.training_setup import prepare_training
 
     _check_name(str(config.run))
     setup = prepare_training(config, waits=waits)
-    if not waits:  # the training asks again when it begins
-        check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over)
-    path = setup.folder / "config.yaml"
+    check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over, waits=waits)
+
+
+def write_run(config: DictConfig) -> Path:
+    """Write RUN/fold_K/config.yaml and return its path."""
+    from segplan.jobs.provenance import note_command
+
+    path = fold_folder(config) / "config.yaml"
     with atomic_write(path) as temporary:
         temporary.write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
-    note_command(setup.folder)
+    note_command(path.parent)
     return path
 
 
-def prepare_command(config: DictConfig, *, waits: bool = False) -> list[str]:
-    """`prepare_run`, and the command that trains as the written file says, and as no later version of it does."""
-    path = prepare_run(config, waits=waits)
+def prepare_command(config: DictConfig) -> list[str]:
+    """`prepare_run`, and the command that trains."""
+    return run_command(prepare_run(config))
+
+
+def run_command(path: Path) -> list[str]:
+    """The command that trains as the file at `path` says now, and as no later version of it does."""
     return [sys.executable, "-m", "segplan.jobs.train", str(path), config_hash(OmegaConf.load(path))]
 
 
@@ -57,6 +75,14 @@ def config_hash(config: Any) -> str:
     """What tells a run's configuration from another in the same file; not `force`, which a run takes back itself."""
     text = OmegaConf.to_yaml(OmegaConf.merge(config, {"force": False}), resolve=True, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def is_configuration(path: Path, config: DictConfig) -> bool:
+    """Whether a run's file holds this configuration."""
+    if not path.is_file():
+        return False
+    as_written = OmegaConf.create(OmegaConf.to_yaml(config, resolve=True))
+    return config_hash(OmegaConf.load(path)) == config_hash(as_written)
 
 
 def _check_name(name: str) -> None:

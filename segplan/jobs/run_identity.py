@@ -52,6 +52,8 @@ _IRRELEVANT = {
 _IRRELEVANT_NODES = ("plan.planner_settings",)
 # Options that decide no weight while they are off; a run begun before there was such an option goes on.
 _IRRELEVANT_IF_NONE = {"module.ema_decay"}
+# Of a cascade, for each fold of the first stage: the hash of its weights.
+_PREVIOUS = "previous_stage.fold_"
 # In place of the checkpoint's path: the hash of its content.
 _SOURCE = "finetune.source"
 
@@ -80,27 +82,30 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
     return [f"{key} {_show(before, key)} → {_show(now, key)}" for key in keys if before.get(key) != now.get(key)]
 
 
-def check_run_folder(folder: Path, identity: Mapping[str, Any], *, starting_over: bool = False) -> None:
+def check_run_folder(
+    folder: Path, identity: Mapping[str, Any], *, starting_over: bool = False, waits: bool = False
+) -> None:
     """Refuse to train in RUN/fold_K what does not belong there.
 
     Args:
         folder: RUN/fold_K.
         identity: this training's.
         starting_over: what the fold holds will be discarded; only the run's other folds count then.
+        waits: a cascade's first stage may still train; its weights do not count yet.
 
     Raises:
         RunError: fold or run belong to a run with another identity. The folds of a run share model.json, so they
             must agree in all but fold, seed and the weights that they start from.
     """
+    shared, ignored = _shared(identity), _PREVIOUS if waits else None
     if not starting_over:
         remedy = "Use run=NAME for a new one, or force=true to start over."
-        _check_file(folder / IDENTITY_FILE, identity, "run folder holds a run with another config", remedy)
-        _check_file(folder.parent / IDENTITY_FILE, _shared(identity), "the run's folds have another config", remedy)
+        _check_file(folder / IDENTITY_FILE, identity, "run folder holds a run with another config", remedy, ignored)
+        _check_file(folder.parent / IDENTITY_FILE, shared, "the run's folds have another config", remedy, ignored)
     elif _has_other_folds(folder):
         remedy = "Use run=NAME for a new run: force=true discards this fold only."
-        _check_file(
-            folder.parent / IDENTITY_FILE, _shared(identity), "the run's other folds have another config", remedy
-        )
+        what = "the run's other folds have another config"
+        _check_file(folder.parent / IDENTITY_FILE, shared, what, remedy, ignored)
 
 
 def claim_run_folder(folder: Path, identity: Mapping[str, Any]) -> None:
@@ -171,7 +176,7 @@ def _previous(config: DictConfig) -> dict[str, str]:
     """In a cascade, per fold of the first stage the hash of the weights whose segmentations are trained on."""
     stage = previous_stage(config)
     weights = {} if stage is None else stage.weights
-    return {f"previous_stage.fold_{fold}": digest for fold, digest in weights.items()}
+    return {f"{_PREVIOUS}{fold}": digest for fold, digest in weights.items()}
 
 
 def _shared(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,14 +187,18 @@ def _has_other_folds(folder: Path) -> bool:
     return any(path.parent.name != folder.name for path in folder.parent.glob(f"fold_*/{IDENTITY_FILE}"))
 
 
-def _check_file(path: Path, identity: Mapping[str, Any], what: str, remedy: str) -> None:
-    """Refuse an identity that differs from the one in the file `path`, if it is there."""
+def _check_file(path: Path, identity: Mapping[str, Any], what: str, remedy: str, ignored: str | None) -> None:
+    """Refuse an identity that differs from that in the file `path`, if it is there; keys from `ignored` on may."""
     if not path.exists():
         return
     try:
         before = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise RunError(f"cannot be read ({error})", path, remedy) from error
+    if ignored is not None:
+        before, identity = (
+            {key: value for key, value in each.items() if not key.startswith(ignored)} for each in (before, identity)
+        )
     changes = differing_keys(before, identity)
     if changes:
         raise RunError(f"{what} ({_summary(changes)})", path.parent, remedy)

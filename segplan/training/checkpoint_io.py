@@ -1,5 +1,7 @@
 """How checkpoints reach the disk, atomically and beside the training, and come back without running what they bring."""
 
+import copy
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -31,14 +33,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Have `checkpoint` written to `path`; a reader sees the file before or the file after, never half of one.
 
         Raises:
-            StorageError: an earlier checkpoint could not be written.
+            StorageError: an earlier checkpoint could not be written; this one is tried all the same.
         """
-        self.wait()
+        trouble = self._trouble()
         if _size(checkpoint) > _SHARE_OF_MEMORY * available_memory():
             _write(checkpoint, Path(path))
-            return
-        copied = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
-        self._writing = self._writer.submit(_write, copied, Path(path))
+        else:
+            self._writing = self._writer.submit(_write, _copied(checkpoint, {}), Path(path))
+        if trouble is not None:
+            raise trouble
 
     def wait(self) -> None:
         """Return when the last checkpoint is on the disk.
@@ -46,9 +49,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             StorageError: it could not be written.
         """
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.result()
+        trouble = self._trouble()
+        if trouble is not None:
+            raise trouble
 
     def check(self) -> None:
         """Raise what the last write ran into, if it has ended; costs nothing."""
@@ -63,8 +66,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return load_checkpoint(Path(path), map_location)
 
     def teardown(self) -> None:
-        """Finish what is being written; Lightning calls this at the end and after an error."""
-        self.wait()
+        """Finish what is being written; Lightning calls this at the end and, while it is handled, after an error."""
+        trouble = self._trouble()
+        if trouble is not None and sys.exc_info()[1] is None:
+            raise trouble
+        if trouble is not None:  # beside the error that ended the training, not in its place
+            sys.stderr.write(f"segplan: {trouble}\n")
+
+    def _trouble(self) -> BaseException | None:
+        """Wait for the write that is under way; returns what it ran into."""
+        if self._writing is None:
+            return None
+        trouble = self._writing.exception()
+        self._writing = None  # after waiting: an interrupted wait leaves it to the next one
+        return trouble
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -77,6 +92,23 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         torch.save(checkpoint, file)
+
+
+def _copied(value: Any, copies: dict[Any, Tensor]) -> Any:
+    """`value` with copies of its tensors on the CPU, and of its containers; what shares its memory shares the copy."""
+    if isinstance(value, Tensor):
+        memory = (value.untyped_storage().data_ptr(), value.storage_offset(), value.shape, value.stride(), value.dtype)
+        if memory not in copies:
+            copies[memory] = value.detach().to("cpu", copy=True)
+        return copies[memory]
+    if isinstance(value, dict):
+        result = copy.copy(value)  # of its own kind, with the attributes that torch hangs on a state dict
+        for key, each in value.items():
+            result[key] = _copied(each, copies)
+        return result
+    if type(value) in (list, tuple):
+        return type(value)(_copied(each, copies) for each in value)
+    return value
 
 
 def _size(checkpoint: dict[str, Any]) -> int:

@@ -126,6 +126,14 @@ def test_training_on_all_cases_exports_the_run_without_selecting(settings):
     assert steps[1].words[1] == str(settings.folder / "3d_fullres" / "default")
 
 
+def test_of_several_configurations_without_scores_the_cascade_alone_says_what_to_export(settings):
+    plan_files(settings.workspace, "2d", "3d_lowres", "3d_cascade_fullres")
+    chosen = replace(settings, folds=["all"], configurations=["3d_cascade_fullres"])
+    assert list_steps(chosen)[-2].words[1] == str(settings.folder / "3d_cascade_fullres" / "default")
+    with pytest.raises(ConfigError, match="which of 2d, 3d_fullres to export"):
+        list_steps(replace(chosen, configurations=["2d", "3d_fullres"]))
+
+
 def test_hours_become_epochs_once_and_are_kept(settings, monkeypatch):
     found = auto.Estimate(36.0, "", 0)
     monkeypatch.setattr(auto, "_estimate", lambda *given: (found, 1000))
@@ -245,7 +253,7 @@ def test_what_a_cluster_did_meanwhile_is_not_done_again_there_or_here(settings):
     cluster = Cluster(settings)
     submit(settings, cluster)
     cluster.work()
-    assert submit(settings, Cluster(settings)) == ["report"]
+    assert submit(settings, Cluster(settings)) == []
     commands = Commands(settings.workspace)
     assert run(settings, commands) == 0
     assert [word.split()[0] for word in commands.called] == ["report"]
@@ -258,7 +266,46 @@ def test_what_failed_on_a_cluster_is_submitted_again_with_all_that_needs_it(sett
     again = Cluster(settings)
     assert submit(settings, again) == ALL[1:]
     again.work()
-    assert submit(settings, Cluster(settings)) == ["report"]
+    assert submit(settings, Cluster(settings)) == []
+
+
+def test_another_run_has_steps_of_its_own(settings):
+    cluster = Cluster(settings)
+    submit(settings, cluster)
+    other = replace(settings, run="b")
+    assert submit(other, Cluster(other)) == [f"{name} of run b" for name in ALL]
+    cluster.work()
+    assert submit(settings, Cluster(settings)) == []
+
+
+def test_calls_for_other_configurations_forget_nothing_that_is_submitted(settings):
+    plan_files(settings.workspace, "2d")
+    flat = replace(settings, configurations=["2d"], folds=["0"])
+    volume = replace(settings, configurations=["3d_fullres"])
+    cluster = Cluster(volume)
+    submit(volume, cluster)
+    submit(flat, Cluster(flat))
+    cluster.work()
+    assert ALL[0] not in submit(volume, Cluster(volume))
+
+
+def test_planning_on_a_cluster_is_done_once_with_the_same_words(settings, capsys):
+    launched = []
+
+    def launch(steps):
+        launched.extend(step.words for step in steps)
+        code_file = command_of(steps[0], settings).code_file
+        code_file.parent.mkdir(parents=True, exist_ok=True)
+        code_file.write_text("0\n")
+        return {step.name: 0 for step in steps}
+
+    (settings.workspace / "plan" / DATASET / "_dataset.yaml").touch()
+    words = ["plan", "dataset=x"]
+    assert auto.plan_on_cluster(settings, words, launch) == 0
+    assert auto.plan_on_cluster(settings, words, launch) == 0
+    assert "planned already" in capsys.readouterr().out
+    assert auto.plan_on_cluster(settings, [*words, "split.k=2"], launch) == 0
+    assert launched == [("plan", "dataset=x"), ("plan", "dataset=x", "split.k=2")]
 
 
 def test_an_old_exit_code_is_not_taken_for_that_of_the_words_that_are_submitted_now(settings):
@@ -275,9 +322,10 @@ def test_a_failure_on_a_cluster_that_was_waited_for_is_named(settings, capsys):
     assert f"failed: {ALL[0]}, {ALL[1]}" in capsys.readouterr().err
 
 
-def test_hours_are_no_budget_for_a_cluster(settings):
+def test_hours_are_no_budget_for_a_cluster():
     with pytest.raises(ConfigError, match="budget=2h"):
-        auto.run_on_cluster(settings, parse_budget("2h"), Cluster(settings), compose)
+        auto.refuse_hours(parse_budget("2h"))
+    auto.refuse_hours(parse_budget("100x50"))
 
 
 def test_a_first_stage_is_not_done_before_it_segmented_its_cases(settings):
@@ -296,5 +344,5 @@ def test_what_is_in_the_queue_with_other_words_is_neither_waited_for_nor_submitt
     monkeypatch.setattr(auto_record, "job_of", lambda command: "17")
     assert submit(settings, Cluster(settings)) == ALL
     changed = replace(settings, overrides=["seed=1"])
-    with pytest.raises(RunError, match=r"2 steps are in the queue.*scancel 17 17"):
+    with pytest.raises(RunError, match=r"with other words are in the queue \(17\).*scancel 17\."):
         auto.run_on_cluster(changed, Budget(), Cluster(changed), compose)

@@ -94,7 +94,7 @@ def test_a_selection_elsewhere_leaves_the_first_ones_summaries_alone(workspace):
     words = [f"output={folder / 'flat.yaml'}", "configurations=[2d]"]
     assert main(["select", DATASET, f"workspace={workspace}", *words]) == 0
     assert (folder / "selection.json").read_bytes() == before
-    assert list(json.loads((folder / "flat.json").read_text())["candidates"]) == ["2d"]
+    assert list(json.loads((folder / "flat.selection.json").read_text())["candidates"]) == ["2d"]
 
 
 def test_the_ensemble_is_the_argmax_of_the_mean_of_both(workspace, capsys):

@@ -11,6 +11,8 @@ from tiny_cascade import FIRST, SECOND, make_stage
 from tiny_run import CASES
 from torch.nn import functional as F
 
+from segplan.cli import main
+from segplan.entry import slurm_chain
 from segplan.errors import ConfigError, DatasetError, PlanError, RunError, StoreError
 from segplan.imaging import read_label_map
 from segplan.inference import Predictor
@@ -227,6 +229,25 @@ def test_the_chain_stops_at_what_fails_and_prints_what_it_does(tmp_path, capsys)
     assert "the same command goes on" in captured.err
     assert run_chain(tmp_path, "Dataset999_Tiny", train=None) == 0
     assert capsys.readouterr().out.count("python train.py") == 4
+
+
+def test_on_a_cluster_the_second_stage_waits_for_every_fold_of_the_first(tmp_path, monkeypatch):
+    workspace_in(tmp_path)
+    links = []
+
+    def run_chain_there(given, launcher, workspace):
+        assert (launcher.mem_gb, workspace) == (4, tmp_path)
+        links.extend(given)
+        return {link.name: 0 for link in given[:-1]} | {given[-1].name: 3}
+
+    monkeypatch.setattr(slurm_chain, "run_chain", run_chain_there)
+    words = ["hydra/launcher=slurm", "hydra.launcher.mem_gb=4", "seed=1", "folds=1", f"workspace={tmp_path}"]
+    assert main(["cascade", "Dataset999_Tiny", *words]) == 3
+    names = [f"plan=Dataset999_Tiny/3d_lowres run=default fold={fold}" for fold in (0, 1)]
+    names.append("plan=Dataset999_Tiny/3d_cascade_fullres run=default fold=1")
+    assert [link.name for link in links] == names
+    assert [list(link.after) for link in links] == [[], [], names[:2]]
+    assert all("seed=1" in link.words and link.log is None for link in links)
 
 
 def test_what_the_chain_cannot_do_is_refused(tmp_path):
