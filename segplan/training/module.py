@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from segplan.errors import RunError
 from segplan.networks import set_deep_supervision
 from segplan.training.clock import StepClock
 from segplan.training.deep_supervision import DeepSupervisionLoss
@@ -32,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 EMA_DECAY = 0.9  # nnU-Net's: nine parts history, one part the new epoch
 STATE_KEY = "segplan"  # segplan's part of a checkpoint
+FORMAT = 2  # of that part
 NETWORK_PREFIX = "network."  # of the network's weights in a checkpoint
 
 
@@ -261,6 +263,7 @@ class SegmentationModule(pl.LightningModule):
         """
         self.check_losses()
         checkpoint[STATE_KEY] = {
+            "format": FORMAT,
             "metadata": self._metadata,
             "ema": self.ema,
             "best_ema": self.best_ema,
@@ -278,8 +281,16 @@ class SegmentationModule(pl.LightningModule):
         checkpoint["state_dict"] = {key: value.contiguous() for key, value in checkpoint["state_dict"].items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` added."""
+        """Restore what `on_save_checkpoint` added.
+
+        Raises:
+            RunError: another version of segplan wrote it in another way.
+        """
         state = checkpoint[STATE_KEY]
+        if state.get("format") != FORMAT:
+            what = f"is of format {state.get('format', 1)}, and this version of segplan resumes format {FORMAT}"
+            remedy = "Go on with the version that began the run (provenance.json), or start over: force=true."
+            raise RunError(what, "the run's last checkpoint", remedy)
         self.ema, self.best_ema, self.best_true_dice = state["ema"], state["best_ema"], state.get("best_true_dice")
         self.saved_max_epochs = state.get("max_epochs")
         self.execution = Execution(**state["execution"]) if state.get("execution") else None

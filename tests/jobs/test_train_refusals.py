@@ -340,3 +340,13 @@ def test_storage_errors_of_model_folders_name_the_file(tmp_path):
     (tmp_path / "fold_0").write_text("a file where a folder must be")
     with pytest.raises(StorageError, match=r"weights\.safetensors"):
         write_weights(tmp_path, 0, {"weight": torch.zeros(1)})
+
+
+def test_a_checkpoint_that_another_version_wrote_in_another_way_is_refused(workspace):
+    config = changed(workspace, "trainer.max_epochs=2")
+    path = fold_folder(config) / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)
+    del saved["segplan"]["format"]
+    torch.save(saved, path)
+    with pytest.raises(RunError, match=r"is of format 1, and this version of segplan resumes format 2.*force=true"):
+        run(config)
