@@ -119,18 +119,21 @@ def compare(workspace: Path, dataset: Path) -> int:
         if len(row) < 3 + 3 * len(values) or row[0] not in cases:
             continue
         titles.add(title)
-        folder = workspace / "runs" / dataset.name / title / "default" / f"fold_{row[1]}" / "validation"
+        runs = workspace / "runs" / dataset.name
+        folder = runs / title / "default" / f"fold_{row[1]}" / "validation"
+        if " + " in title:  # an ensemble
+            folder = runs / "ensembles" / f"{title.replace(' ', '')}_default"
         dice = dice_of(folder / f"{row[0]}.nii.gz", dataset / "labelsTr" / f"{row[0]}.nii.gz", values)
         shown = [float(cell) if cell else math.nan for cell in row[3 : 3 + 3 * len(values) : 3]]
         compared += len(values)
         wrong += sum(a != b and not (math.isnan(a) and math.isnan(b)) for a, b in zip(shown, dice, strict=True))
-    expected = len(cases) * len(values) * len(CONFIGURATIONS)
+    expected = len(cases) * len(values) * len(titles)
     model = workspace / "models" / f"{dataset.name}.zip"
     print(
         f"{compared} of {expected} Dice values of {sorted(titles)} compared, {wrong} differ; "
         f"{model} has {model.stat().st_size} bytes"
     )
-    return 0 if compared == expected and not wrong else 1
+    return 0 if compared == expected and titles >= set(CONFIGURATIONS) and not wrong else 1
 
 
 def dice_of(prediction: Path, reference: Path, values: list[int]) -> list[float]:

@@ -40,6 +40,7 @@ def run(options: argparse.Namespace) -> int:
     from segplan.jobs.auto_budget import parse_budget
     from segplan.jobs.auto_steps import AutoSettings
     from segplan.jobs.console import workspace_word
+    from segplan.jobs.prepare import check_name
 
     workspace = workspace_folder([f"workspace={options.workspace}"] if options.workspace else [])
     budget = parse_budget(options.budget)
@@ -51,6 +52,7 @@ def run(options: argparse.Namespace) -> int:
     dataset = Path(options.dataset).expanduser()
     group = _group(dataset.resolve().name if dataset.is_dir() else options.dataset, planning)
     chosen = _listed(options.configurations)
+    check_name(options.run_name)
     settings = AutoSettings(workspace, group, chosen, _listed(options.folds), training, run=options.run_name)
     if dataset.is_dir() and not (options.dry_run and _is_planned(workspace / "plan" / group, chosen)):
         words = ["plan", f"dataset={dataset.resolve()}", *_to_plan(chosen), *planning, *workspace_word(workspace)]
@@ -65,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         return _compose(plan, overrides, workspace)
 
     if options.dry_run:
-        return show(settings, budget, compose)
+        return show(settings, budget, compose, cluster=None if launcher is None else launcher.described)
     if launcher is not None:
         return run_on_cluster(settings, budget, _launch(settings, launcher), compose)
     return auto(settings, budget, _execute, compose)

@@ -10,6 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the job's arguments."""
     parser.add_argument("target", help="a run's folder, or DATASET[/NAME][/CONFIGURATION[/RUN]] in the workspace")
     parser.add_argument("--output", type=Path, help="the page to write (default: DATASET_report.html here)")
+    parser.add_argument("--selection", type=Path, help="of segplan select (default: the dataset's inference.yaml)")
     parser.add_argument("--workspace", default=None, help="default $SEGPLAN_WORKSPACE, else ./workspace")
 
 
@@ -28,5 +29,6 @@ def run(options: argparse.Namespace) -> int:
     def explain(plan: str) -> Explanation:
         return explanation_of(compose_training(plan, workspace), (workspace / "plan" / plan).parent, plan)[0]
 
-    words = ["segplan", "report", options.target, *([f"output={options.output}"] if options.output else [])]
-    return report(options.target, options.output, workspace, explain, words)
+    words = ["segplan", "report", options.target]
+    words += [f"{key}={value}" for key in ("output", "selection") if (value := getattr(options, key))]
+    return report(options.target, options.output, workspace, explain, words, selection_file=options.selection)

@@ -62,6 +62,12 @@ class Slurm(Resources):
 
     wait: bool = True
 
+    @property
+    def described(self) -> str:
+        """What a job asks for beyond the defaults, for people."""
+        asked = [f"{each.name}={getattr(self, each.name)}" for each in fields(self) if getattr(self, each.name)]
+        return ", ".join(word for word in asked if word != "wait=True")
+
 
 _LAUNCHERS = {"local": Local, "basic": Local, "slurm": Slurm}
 

@@ -72,7 +72,18 @@ def run_combinations(
         codes[number] = code
         if code and (isinstance(launcher, Slurm) or len(devices) > 1):  # else it was printed here
             print(f"segplan: {' '.join(one.words)}: failed ({code}), see {one.command.log}", file=sys.stderr)
+            if job != "train":  # whose log goes on from earlier attempts
+                print(*_last_words(one.command.log), sep="", end="", file=sys.stderr)
     return codes
+
+
+def _last_words(log: Path, most: int = 20) -> list[str]:
+    """The last lines of a log, without those that say how far it was."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    return [f"  {line}\n" for line in lines if not line.startswith(("case=", "stage="))][-most:]
 
 
 def name_runs(combinations: Sequence[list[str]], overrides: Sequence[Override]) -> list[list[str]]:

@@ -101,9 +101,15 @@ def run_chain(
     if not launcher.wait:
         return codes | dict.fromkeys(numbers)
     ended = wait_for({number: jobs[name].command for name, number in numbers.items()})
-    for name, number in numbers.items():
-        if ended[number]:
-            print(f"segplan: {name}: {_ending(jobs[name].command, begun=name not in new)}", file=sys.stderr)
+    failed: set[str] = set()
+    for link in links:
+        if link.name not in numbers or not ended[numbers[link.name]]:
+            continue
+        before = [name for name in link.after if name in failed]
+        failed.add(link.name)
+        command = jobs[link.name].command
+        how = f"not begun: {', '.join(before)} failed" if before else _ending(command, begun=link.name not in new)
+        print(f"segplan: {link.name}: {how}", file=sys.stderr)
     return codes | {name: ended[number] for name, number in numbers.items()}
 
 

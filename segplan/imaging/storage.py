@@ -18,6 +18,7 @@ from segplan.errors import StorageError
 TEMPORARY_PREFIX = ".tmp-"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG}
+_IN_THE_WAY = {errno.ENOTDIR, errno.EEXIST, errno.EISDIR}
 _NEARLY_FULL_BYTES = 1 << 20
 
 
@@ -161,7 +162,10 @@ def _storage_trouble(error: Exception, path: Path, temporary: Path) -> StorageEr
     if about and not about & ours:
         return None  # a file that the block reads, not the one that it writes
     reason = os.strerror(error.errno).lower()
-    return StorageError(f"cannot be written ({reason})", path, "Choose a folder that you may write to.")
+    remedy = "Choose a folder that you may write to."
+    if error.errno in _IN_THE_WAY:
+        remedy = f"Move away what has the name of a folder or of a file: {error.filename2 or error.filename or path}."
+    return StorageError(f"cannot be written ({reason})", path, remedy)
 
 
 def _says_disk_full(error: Exception, path: Path) -> bool:

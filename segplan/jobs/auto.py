@@ -26,7 +26,7 @@ from segplan.jobs.auto_steps import (
     list_steps,
     plan_step,
 )
-from segplan.jobs.console import print_table
+from segplan.jobs.console import print_table, workspace_word
 from segplan.jobs.fold_states import fold_state
 
 _POLL_SECONDS = 5.0
@@ -93,7 +93,7 @@ def run_on_cluster(settings: AutoSettings, budget: Budget, launch: Launch, compo
     recorded = collect_submitted(settings, steps)
     left: list[Step] = []
     for number, step in enumerate(steps, start=1):
-        if set(step.after) & {other.name for other in left} or not is_done(step, settings, recorded, page=True):
+        if set(step.after) & {other.name for other in left} or not is_done(step, settings, recorded):
             left.append(step)
         else:
             print(f"[{number}/{len(steps)}] {step.name}: done", flush=True)
@@ -101,8 +101,8 @@ def run_on_cluster(settings: AutoSettings, budget: Budget, launch: Launch, compo
     codes = launch(left)
     collect_submitted(settings, steps)
     if None in codes.values():
-        dataset = settings.group.split("/")[0]
-        print(f"segplan jobs {dataset} shows how far they are; without wait=false the same command waits for them")
+        shown = shlex.join(["segplan", "jobs", settings.group.split("/")[0], *workspace_word(settings.workspace)])
+        print(f"{shown} shows how far they are; without hydra.launcher.wait=false the same command waits for them")
         return 0
     return _end(settings, [step for step in left if codes[step.name]])
 
@@ -131,8 +131,14 @@ def plan_first(words: Sequence[str], execute: Execute, *, only: bool = False) ->
     return execute(words)
 
 
-def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
+def show(settings: AutoSettings, budget: Budget, compose: Compose, *, cluster: str | None = None) -> int:
     """Print the steps with an estimate of time and disk, and run none; returns the exit code.
+
+    Args:
+        settings: what would be made.
+        budget: how much training.
+        compose: gives the training configuration of a plan with overrides.
+        cluster: what each step would ask for as a job of a cluster, for people; None: they would run here.
 
     Raises:
         SegplanError: what is asked for cannot be made.
@@ -147,7 +153,8 @@ def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
         cells = ["done" if done else "to do", "", "", shlex.join(["segplan", *step.words])]
         if step.kind == "train" and not done:
             state = fold_state(settings.workspace, step.plan, settings.run, step.fold)
-            cells[0] = state.status if state.status == "running" else cells[0]
+            if state.status == "running":
+                cells[0] = "in the queue" if state.detail.startswith("in the queue") else "running"
             configuration = step.plan.rpartition("/")[2]
             if step.plan not in estimates:
                 estimates[step.plan] = _estimate(settings, configuration, compose)
@@ -158,8 +165,11 @@ def show(settings: AutoSettings, budget: Budget, compose: Compose) -> int:
             cells[1:3] = [_duration(found.epoch_seconds * left), _size(found.disk_bytes)]
         rows.append([step.name, *cells])
     print_table(["step", "state", "training", "disk", "command"], rows)
+    if cluster is not None:
+        print(f"each step would be a job of SLURM ({cluster}) that waits for those that it needs")
     for plan, (found, epochs) in estimates.items():
-        print(f"{plan}: {epochs} epochs, {_duration(found.epoch_seconds)} each ({found.basis})")
+        count = f"{epochs} epoch{'' if epochs == 1 else 's'}"
+        print(f"{plan}: {count}, {_duration(found.epoch_seconds)} each ({found.basis})")
     place = next(path for path in (settings.workspace, *settings.workspace.parents) if path.is_dir())
     free = shutil.disk_usage(place).free
     print(f"in all about {_duration(seconds)} of training, and {_size(disk)} of disk; {_size(free)} are free")
@@ -204,7 +214,8 @@ def refuse_hours(budget: Budget) -> None:
 def _end(settings: AutoSettings, failed: Sequence[Step]) -> int:
     if failed:
         trained = any(step.kind == "train" for step in failed)
-        why = f"; segplan jobs {settings.group.split('/')[0]} says why" if trained else ""
+        words = ["segplan", "jobs", settings.group.split("/")[0], *workspace_word(settings.workspace)]
+        why = f"; {shlex.join(words)} says why" if trained else ""
         print(f"segplan: failed: {', '.join(step.name for step in failed)}{why}", file=sys.stderr)
         return 1
     print(f"model   {settings.model_file}\nreport  {settings.report_file}")

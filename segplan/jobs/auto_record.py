@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from segplan.errors import RunError
@@ -10,14 +11,13 @@ from segplan.imaging import atomic_write
 from segplan.jobs.auto_steps import AutoSettings, Step
 from segplan.jobs.cluster import Command, exit_code, job_of
 
-RECORD_FILE = "auto.json"
 _SUBMITTED = "submitted"
 
 
 def read_record(settings: AutoSettings) -> dict[str, Any]:
     """Which steps are done, by name: the words that did them; and what was decided on the way."""
     try:
-        content = json.loads((settings.folder / RECORD_FILE).read_text(encoding="utf-8"))
+        content = json.loads(_file(settings).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
@@ -29,7 +29,7 @@ def write_record(settings: AutoSettings, record: Mapping[str, Any]) -> None:
     Raises:
         StorageError: the disk is full or the folder cannot be written.
     """
-    with atomic_write(settings.folder / RECORD_FILE) as temporary:
+    with atomic_write(_file(settings)) as temporary:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
@@ -62,6 +62,11 @@ def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
             command_of(step, settings).code_file.unlink(missing_ok=True)
     submitted = {step.name: list(step.words) for step in steps}
     write_record(settings, {**recorded, _SUBMITTED: {**before, **submitted}})
+
+
+def _file(settings: AutoSettings) -> Path:
+    """Of the run alone: another run's call may write its own at the same time."""
+    return settings.folder / ("auto.json" if settings.run == "default" else f"auto_{settings.run}.json")
 
 
 def _differs(step: Step, submitted: Mapping[str, Any]) -> bool:

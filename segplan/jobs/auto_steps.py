@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from segplan.errors import ConfigError, PlanError
-from segplan.evaluation.selection_file import SELECTION_FILE
+from segplan.evaluation.selection_file import SELECTION_FILE, read_selection
 from segplan.jobs.console import workspace_word
 from segplan.jobs.fold_done import CASCADE, LOWRES, is_fold_done
 from segplan.jobs.fold_states import number_of_folds, planned_configurations
@@ -44,17 +44,21 @@ class AutoSettings:
     @property
     def selection_file(self) -> Path:
         """What `segplan select` writes."""
-        return self.folder / SELECTION_FILE
+        return self.folder / (SELECTION_FILE if self.run == "default" else f"inference_{self.run}.yaml")
 
     @property
     def model_file(self) -> Path:
         """The exported model."""
-        return self.workspace / "models" / f"{self.group.replace('/', '_')}.zip"
+        return self.workspace / "models" / f"{self._model_name}.zip"
 
     @property
     def report_file(self) -> Path:
         """The report."""
-        return self.workspace / "models" / f"{self.group.replace('/', '_')}_report.html"
+        return self.workspace / "models" / f"{self._model_name}_report.html"
+
+    @property
+    def _model_name(self) -> str:
+        return "_".join([*self.group.split("/"), *([] if self.run == "default" else [self.run])])
 
 
 @dataclass(frozen=True)
@@ -143,15 +147,8 @@ def folds_of(settings: AutoSettings, configuration: str) -> list[str]:
     return list(chosen)
 
 
-def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any], *, page: bool = False) -> bool:
-    """Whether a step was done by these very words, and what it made is there and newer than what it was made from.
-
-    Args:
-        step: the step.
-        settings: what is to be made.
-        recorded: which words did which step.
-        page: the report counts as done too; else it is always made again.
-    """
+def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any]) -> bool:
+    """Whether a step was done by these very words, and what it made is there and newer than what it was made from."""
     if list(step.words) != recorded.get(step.name):
         return False
     if step.kind == "train":
@@ -160,10 +157,10 @@ def is_done(step: Step, settings: AutoSettings, recorded: Mapping[str, Any], *, 
         return (settings.workspace / "plan" / settings.group / "_dataset.yaml").is_file()
     if step.kind == "select":
         summaries = settings.folder.glob("*/*/fold_*/validation/summary.json")
-        return _is_newer(settings.selection_file, list(summaries))
+        return _is_newer(settings.selection_file, list(summaries)) and _is_of_run(settings)
     if step.kind == "export":
         return _is_newer(settings.model_file, [settings.selection_file])
-    return page and _is_newer(settings.report_file, [settings.model_file])
+    return _is_newer(settings.report_file, [settings.model_file])
 
 
 def plan_step(words: Sequence[str]) -> Step:
@@ -188,13 +185,15 @@ def _last_steps(
     steps, before = [], trainings
     if validated:
         folds = [] if settings.folds is None else [f"folds=[{','.join(settings.folds)}]"]
-        select = ("select", settings.group, f"configurations=[{','.join(chosen)}]", *folds, *words)
+        own = [] if settings.run == "default" else [f"output={settings.selection_file}"]
+        select = ("select", settings.group, f"configurations=[{','.join(chosen)}]", *folds, *own, *words)
         steps.append(Step("select", f"select{_of_run(settings)}", select, after=trainings))
         source, before = settings.selection_file, (steps[0].name,)
     else:
         source = settings.folder / _only(chosen) / settings.run
     export = ("export-model", str(source), str(settings.model_file), "force=true", *place)
-    report = ("report", settings.group, f"output={settings.report_file}", *place)
+    shown = [f"selection={settings.selection_file}"] if validated and settings.run != "default" else []
+    report = ("report", settings.group, f"output={settings.report_file}", *shown, *place)
     steps.append(Step("export", f"export model{_of_run(settings)}", export, after=before))
     return [*steps, Step("report", f"report{_of_run(settings)}", report, after=(steps[-1].name,))]
 
@@ -206,6 +205,14 @@ def _only(chosen: Sequence[str]) -> str:
         what = f"without validation nothing says which of {', '.join(models)} to export"
         raise ConfigError(what, "folds=all", f"Name one: configurations=[{models[-1]}].")
     return models[0]
+
+
+def _is_of_run(settings: AutoSettings) -> bool:
+    """Whether the selection is of this run; `segplan select` by hand may have written another one in its place."""
+    try:
+        return all(member.run == settings.run for member in read_selection(settings.selection_file).members)
+    except ConfigError:
+        return False
 
 
 def _is_newer(path: Path, sources: Sequence[Path]) -> bool:

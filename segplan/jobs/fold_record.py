@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from segplan.errors import RunError, SegplanError
+from segplan.errors import RunError, SegplanError, StorageError
 from segplan.imaging import atomic_write
 
 RECORD_FILE = "attempt.json"
@@ -166,5 +166,7 @@ def _write(path: Path, attempt: Attempt) -> None:
 
 
 def _message(error: BaseException) -> str:
+    if isinstance(error, OSError):
+        error = StorageError.from_os_error(error) or error
     text = str(error).strip() or type(error).__name__
     return (text if isinstance(error, SegplanError) else f"{type(error).__name__}: {text}")[:_LONGEST_ERROR]

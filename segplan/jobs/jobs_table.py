@@ -50,7 +50,7 @@ def run(workspace: Path, dataset: str, compose: Compose, *, as_json: bool = Fals
         for command in commands:
             print(f"  {command}")
     elif not counts["running"]:
-        print(f"Next: segplan select {dataset}{''.join(f' {word}' for word in workspace_word(workspace))}")
+        print(f"Next: {shlex.join(['segplan', 'select', dataset, *workspace_word(workspace)])}")
     return 0
 
 

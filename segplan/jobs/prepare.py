@@ -45,7 +45,7 @@ def check_run(config: DictConfig, *, waits: bool = False) -> None:
     from segplan.jobs.run_identity import check_run_folder, run_identity
     from segplan.jobs.training_setup import prepare_training
 
-    _check_name(str(config.run))
+    check_name(str(config.run))
     setup = prepare_training(config, waits=waits)
     check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over, waits=waits)
 
@@ -85,6 +85,11 @@ def is_configuration(path: Path, config: DictConfig) -> bool:
     return config_hash(OmegaConf.load(path)) == config_hash(as_written)
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Refuse what cannot name a run's folder.
+
+    Raises:
+        ConfigError: it is empty, or a path.
+    """
     if not name or "/" in name or name in (".", ".."):
         raise ConfigError(f"run={name} cannot name a folder", remedy="Use a name without slashes.")

@@ -12,14 +12,22 @@ from segplan.errors import ConfigError, SegplanError
 from segplan.evaluation import Selection, Step, mean_over_occurring
 from segplan.imaging import atomic_write
 from segplan.jobs.fold_states import fold_states, planned_configurations, read_summary
-from segplan.jobs.report_gather import Explain, case_identifier, gather_run
+from segplan.jobs.report_gather import Explain, case_identifier, gather_ensemble, gather_run
 from segplan.reporting.report_data import ReportLook, RunLook, SelectionLook
 from segplan.reporting.report_page import report_page
 
 _MOST_ILLUSTRATED = 3  # runs with pictures: more make the page slow to open
 
 
-def run(target: str, output: Path | None, workspace: Path, explain: Explain, command: Sequence[str]) -> int:
+def run(
+    target: str,
+    output: Path | None,
+    workspace: Path,
+    explain: Explain,
+    command: Sequence[str],
+    *,
+    selection_file: Path | None = None,
+) -> int:
     """Write the page; returns the exit code.
 
     Args:
@@ -28,9 +36,10 @@ def run(target: str, output: Path | None, workspace: Path, explain: Explain, com
         workspace: the workspace's folder; a run's folder brings its own.
         explain: says how a plan came about, in a workspace: `explain(address)`.
         command: the words that called this, for the page.
+        selection_file: what `segplan select` wrote; None: the dataset's inference.yaml, if there is one.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or the named selection cannot be read.
     """
     workspace, runs = find_runs(target, workspace)
     dataset = runs[0][0].split("/")[0]
@@ -42,9 +51,13 @@ def run(target: str, output: Path | None, workspace: Path, explain: Explain, com
     description, count = _describe(workspace, runs[0][0])
     made = f"Made on {datetime.now(UTC):%Y-%m-%d %H:%M} UTC."
     # One run alone is not what a selection is about.
-    selection = (
-        None if len(runs) == 1 and Path(target).is_dir() else _selection(workspace, runs[0][0].rpartition("/")[0])
-    )
+    group = runs[0][0].rpartition("/")[0]
+    selected = None
+    if selection_file is not None or len(runs) > 1 or not Path(target).is_dir():
+        selected = _selection(workspace, group, selection_file)
+    if selected is not None and (ensemble := _ensemble(workspace, *selected, each)) is not None:
+        looks.insert(0, ensemble)
+    selection = None if selected is None else selected[1]
     report = ReportLook(dataset, description, made, shlex.join(command), looks, selection, count)
     with atomic_write(path) as temporary:
         temporary.write_text(report_page(report), encoding="utf-8")
@@ -109,14 +122,16 @@ def _describe(workspace: Path, plan: str) -> tuple[str, int | None]:
     return " · ".join(word for word in words if word), count if isinstance(count, int) else None
 
 
-def _selection(workspace: Path, group: str) -> SelectionLook | None:
+def _selection(workspace: Path, group: str, named: Path | None) -> tuple[Selection, SelectionLook] | None:
     """What `segplan select` wrote for the dataset, where it can be read."""
     from segplan.evaluation.selection_file import SELECTION_FILE, read_selection, summaries_file
 
-    path = workspace / "runs" / group / SELECTION_FILE
+    path = named or workspace / "runs" / group / SELECTION_FILE
     try:
         selection = read_selection(path)
     except SegplanError:
+        if named is not None:
+            raise
         return None
     compared = _compared(summaries_file(path))
     members = [
@@ -125,7 +140,7 @@ def _selection(workspace: Path, group: str) -> SelectionLook | None:
     ]
     names = _class_names(workspace, group)
     steps = [_in_words(step, names) for step in selection.postprocessing]
-    return SelectionLook(
+    look = SelectionLook(
         members,
         steps,
         selection.scores,
@@ -136,6 +151,15 @@ def _selection(workspace: Path, group: str) -> SelectionLook | None:
         after=compared.get("best_after_postprocessing"),
         outdated=_is_outdated(workspace, selection, compared.get("candidates") or {}),
     )
+    return selection, look
+
+
+def _ensemble(workspace: Path, selection: Selection, look: SelectionLook, pictures: int) -> RunLook | None:
+    """The look of the selected model where it is an ensemble whose scores are at hand."""
+    summary = look.candidates.get(look.best)
+    if len(selection.members) < 2 or summary is None:
+        return None
+    return gather_ensemble(workspace, selection.members[0], look.best, summary, pictures)
 
 
 def _is_outdated(workspace: Path, selection: Selection, candidates: Mapping[str, Any]) -> bool:
@@ -191,7 +215,8 @@ def _compared(path: Path) -> dict[str, Any]:
 
 def _print(look: RunLook) -> None:
     done = sum(fold.status == "done" for fold in look.folds)
+    folds = f"{done} of {len(look.folds)} folds done, " if look.folds else ""
     mean = f"Dice {mean_over_occurring(look.summary()):.4f}, {len(look.cases)} cases" if look.cases else "no scores yet"
-    print(f"{look.title}: {done} of {len(look.folds)} folds done, {mean}")
+    print(f"{look.title}: {folds}{mean}")
     for note in look.notes:
         print(f"  {note}")

@@ -3,12 +3,13 @@
 import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from segplan.dataset import Labels
 from segplan.errors import SegplanError
-from segplan.evaluation import Targets
+from segplan.evaluation import Member, Targets
 from segplan.imaging import Geometry, split_ending
 from segplan.jobs.fold_states import FoldState, read_summary, run_states
 from segplan.jobs.plan_node import labels_of, store_folder
@@ -38,13 +39,7 @@ def gather_run(workspace: Path, plan: str, run: str, explain: Explain, pictures:
     states = run_states(workspace, plan, run)
     notes: list[str] = []
     folds = [_fold(state) for state in states]
-    started = next((state for state in states if (state.folder / "config.yaml").is_file()), None)
-    config, text = {}, ""
-    if started is not None:
-        text = (started.folder / "config.yaml").read_text(encoding="utf-8")
-        config = _yaml(text)
-    labels = labels_of(config["plan"]) if "plan" in config else None
-    store = None if labels is None else _store(workspace, config["plan"], notes)
+    text, labels, store = _begun(workspace, states, notes)
     cases = [case for state in states if state.fold != _ON_ALL for case in _cases(state, store)]
     unfinished = [state.fold for state in states if not state.validated]
     if any(state.fold == _ON_ALL and state.validated for state in states):
@@ -57,7 +52,8 @@ def gather_run(workspace: Path, plan: str, run: str, explain: Explain, pictures:
     illustrated: list[Illustrated] = []
     if labels is not None and store is not None and cases:
         chosen = choose_cases([(f"{case.fold}/{case.identifier}", case.dice) for case in cases], pictures)
-        illustrated = draw_cases(workspace / "runs" / plan / run, cases, chosen, store, labels)
+        folder = workspace / "runs" / plan / run
+        illustrated = draw_cases(lambda case: folder / f"fold_{case.fold}" / "validation", cases, chosen, store, labels)
         if left_out := len(chosen) - len(illustrated):
             notes.append(f"{left_out} of the cases to be shown have no label map or image here any more.")
     explanation = None
@@ -77,6 +73,50 @@ def gather_run(workspace: Path, plan: str, run: str, explain: Explain, pictures:
         text,
         notes,
     )
+
+
+def gather_ensemble(
+    workspace: Path, member: Member, name: str, summary: Mapping[str, Any], pictures: int = 2
+) -> RunLook:
+    """Everything the report shows of an ensemble: the cases that `segplan select` averaged, and what they score.
+
+    Args:
+        workspace: the workspace's folder.
+        member: one of those whose probabilities it averages.
+        name: of the ensemble, as the selection has it.
+        summary: its scores, in the shape of summary.json.
+        pictures: how many worst, median and best cases are drawn each.
+    """
+    states = run_states(workspace, member.plan, member.run)
+    notes = ["Label maps of averaged probabilities, before postprocessing; the members' own parts follow."]
+    _, labels, store = _begun(workspace, states, notes)
+    known = {case.identifier: case for state in states if state.fold != _ON_ALL for case in _cases(state, store)}
+    cases, folders = [], {}
+    for entry in summary["metric_per_case"]:
+        identifier = case_identifier(str(entry["prediction_file"]))
+        if identifier in known:
+            cases.append(replace(known[identifier], metrics=entry["metrics"]))
+            folders[identifier] = Path(str(entry["prediction_file"])).parent
+    illustrated: list[Illustrated] = []
+    if labels is not None and store is not None and cases:
+        chosen = choose_cases([(f"{case.fold}/{case.identifier}", case.dice) for case in cases], pictures)
+        illustrated = draw_cases(lambda case: folders[case.identifier], cases, chosen, store, labels)
+    dataset = member.plan.partition("/")[0]
+    return RunLook(f"{dataset}/{name}", member.run, _classes(labels, cases), (), cases, illustrated, notes=notes)
+
+
+def _begun(
+    workspace: Path, states: Sequence[FoldState], notes: list[str]
+) -> tuple[str, Labels | None, CaseStore | None]:
+    """The configuration of the first fold that began, as text, its labels and its preprocessed cases."""
+    started = next((state for state in states if (state.folder / "config.yaml").is_file()), None)
+    if started is None:
+        return "", None, None
+    text = (started.folder / "config.yaml").read_text(encoding="utf-8")
+    config = _yaml(text)
+    if "plan" not in config:
+        return text, None, None
+    return text, labels_of(config["plan"]), _store(workspace, config["plan"], notes)
 
 
 def case_identifier(prediction_file: str) -> str:

@@ -22,7 +22,7 @@ _MOST_WINDOW_VOXELS = 1 << 21
 
 
 def draw_cases(
-    folder: Path,
+    folder_of: Callable[[CaseScore], Path],
     cases: Sequence[CaseScore],
     chosen: Sequence[tuple[str, str]],
     store: CaseStore,
@@ -31,8 +31,8 @@ def draw_cases(
     """Pictures of the chosen cases, in their order; those whose label map or image is gone are left out.
 
     Args:
-        folder: of the run.
-        cases: all of it.
+        folder_of: where a case's label map stands.
+        cases: all of them.
         chosen: (FOLD/CASE, why).
         store: the images.
         labels: what the values of the label maps mean.
@@ -42,7 +42,7 @@ def draw_cases(
     for name, reason in chosen:
         case = by_name[name]
         stored = open_case(store, case.identifier)
-        prediction = _prediction(folder / f"fold_{case.fold}" / "validation", case.identifier)
+        prediction = _prediction(folder_of(case), case.identifier)
         if stored is None or prediction is None:
             continue
         reference = stored.reference()

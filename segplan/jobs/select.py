@@ -178,6 +178,8 @@ def _selection_file(request: Request) -> Path:
     path = request.output or request.workspace / "runs" / request.dataset / SELECTION_FILE
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError("is no YAML file", f"output={path}", "Name one: output=inference.yaml.")
+    if path.is_dir():
+        raise ConfigError("is a folder", f"output={path}", "Name a file: output=inference.yaml.")
     return path
 
 

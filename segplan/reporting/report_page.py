@@ -59,6 +59,8 @@ def run_section(run: RunLook, number_on_page: int = 0) -> list[str]:
         parts += picture_results(run, number_on_page)
         parts += case_results(run)
         parts += volume_results(run)
+    if not run.folds:  # an ensemble trains nothing itself
+        return parts
     parts += curve_results(run)
     parts += time_results(run)
     parts += plan_results(run)
@@ -100,7 +102,7 @@ def _overview(look: ReportLook) -> list[str]:
                 Cell(escape(run.title), run.title),
                 Cell(f"<b>{score(mean)}</b>", exact(mean)),
                 *(_class_cell(summary, each.key) for each in classes[:_MOST_CLASSES]),
-                Cell(f"{done} of {len(run.folds)}", str(done)),
+                Cell(f"{done} of {len(run.folds)}" if run.folds else "–", str(done)),
                 Cell(str(len(run.cases)), str(len(run.cases))),
                 Cell(duration(seconds) if seconds else "–", repr(seconds)),
             ]

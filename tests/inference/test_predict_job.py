@@ -316,6 +316,18 @@ def test_several_devices_share_the_cases_a_process_each(model, images, tmp_path,
     assert capsys.readouterr().out.count("\ndone: ") == 2
 
 
+def test_a_case_that_one_of_several_devices_cannot_read_is_named_at_the_end(
+    model, images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.chdir(tmp_path)
+    broken = images / "t1_0000.nii.gz"
+    broken.write_bytes(broken.read_bytes()[:100])
+    words = [f"model={model}", f"input={images}", f"output={tmp_path / 'out'}", "folds=0", "inference.mirror=false"]
+    assert main("predict", [*words, "trainer.accelerator=cpu", "trainer.devices=2"]) != 0
+    assert broken.name in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("devices", "shares"),
     [

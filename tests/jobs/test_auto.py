@@ -9,6 +9,7 @@ import pytest
 from report_workspace import DATASET, plan_files, validated_fold
 
 from segplan.errors import ConfigError, PlanError, RunError
+from segplan.evaluation import Member, Selection, write_selection
 from segplan.jobs import auto, auto_record
 from segplan.jobs.auto_budget import Budget, epochs_within, parse_budget
 from segplan.jobs.auto_estimate import measured_epoch, step_seconds
@@ -32,7 +33,10 @@ class Commands:
         if words[0] == "train":
             validated_fold(self.workspace, int(words[2].removeprefix("fold=")))
         if words[0] == "select":
-            (self.workspace / "runs" / DATASET / "inference.yaml").write_text("dataset: x\n")
+            run = next((word.removeprefix("run=") for word in words if word.startswith("run=")), "default")
+            named = [word.removeprefix("output=") for word in words if word.startswith("output=")]
+            path = Path(*named) if named else self.workspace / "runs" / DATASET / "inference.yaml"
+            write_selection(path, Selection(DATASET, (Member(f"{DATASET}/3d_fullres", run),)))
         if words[0] in ("export-model", "report"):
             path = Path(words[2].removeprefix("output="))
             path.parent.mkdir(exist_ok=True)
@@ -58,14 +62,14 @@ def run(settings, commands):
     return auto.run(settings, Budget(), commands, compose)
 
 
-def test_all_steps_run_once_in_order_and_the_page_is_made_again(settings):
+def test_all_steps_run_once_in_order(settings):
     commands = Commands(settings.workspace)
     assert run(settings, commands) == 0
     assert commands.called[:2] == FOLDS
     assert [word.split()[0] for word in commands.called[2:]] == ["select", "export-model", "report"]
     again = Commands(settings.workspace)
     assert run(settings, again) == 0
-    assert [word.split()[0] for word in again.called] == ["report"]
+    assert again.called == []
 
 
 @pytest.mark.parametrize("code", [143, 130, 2, -9])
@@ -90,6 +94,23 @@ def test_other_overrides_are_tried_again(settings):
     commands = Commands(settings.workspace)
     assert run(AutoSettings(settings.workspace, DATASET, overrides=["seed=1"]), commands) == 0
     assert commands.called[:2] == FOLDS
+
+
+def test_a_selection_of_another_run_in_its_place_is_made_again(settings):
+    assert run(settings, Commands(settings.workspace)) == 0
+    write_selection(settings.selection_file, Selection(DATASET, (Member(f"{DATASET}/3d_fullres", "other"),)))
+    commands = Commands(settings.workspace)
+    assert run(settings, commands) == 0
+    assert [word.split()[0] for word in commands.called] == ["select", "export-model", "report"]
+
+
+def test_another_run_makes_files_of_its_own(settings):
+    other = replace(settings, run="b")
+    words = {step.kind: step.words for step in list_steps(other)}
+    assert f"output={settings.folder / 'inference_b.yaml'}" in words["select"]
+    assert words["export"][2] == str(settings.workspace / "models" / f"{DATASET}_b.zip")
+    assert f"selection={settings.folder / 'inference_b.yaml'}" in words["report"]
+    assert f"output={settings.workspace / 'models' / f'{DATASET}_b_report.html'}" in words["report"]
 
 
 def test_a_new_summary_makes_selection_and_model_anew(settings):
@@ -256,7 +277,7 @@ def test_what_a_cluster_did_meanwhile_is_not_done_again_there_or_here(settings):
     assert submit(settings, Cluster(settings)) == []
     commands = Commands(settings.workspace)
     assert run(settings, commands) == 0
-    assert [word.split()[0] for word in commands.called] == ["report"]
+    assert commands.called == []
 
 
 def test_what_failed_on_a_cluster_is_submitted_again_with_all_that_needs_it(settings):

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
@@ -240,3 +241,31 @@ def test_a_selection_is_called_outdated_when_its_models_score_otherwise_by_now(w
     second["metric_per_case"][0]["metrics"]["1"]["Dice"] = 0.125
     files[1].write_text(json.dumps(second))
     assert "A model was trained again since this was decided" in Page(report(tmp_path / "w")).text
+
+
+def test_a_selected_ensemble_comes_first_with_its_own_cases_and_pictures(workspace, tmp_path):
+    shutil.copytree(workspace, tmp_path / "w")
+    folder = tmp_path / "w" / "runs" / DATASET
+    ensemble = folder / "ensembles" / "2d+3d_fullres_default"
+    ensemble.mkdir(parents=True)
+    entries = []
+    for fold in (0, 1):
+        validation = folder / "3d_fullres" / "default" / f"fold_{fold}" / "validation"
+        for entry in json.loads((validation / "summary.json").read_text())["metric_per_case"]:
+            own = ensemble / PurePosixPath(entry["prediction_file"]).name
+            shutil.copy(validation / own.name, own)
+            metrics = {key: each | {"Dice": each["Dice"] / 2} for key, each in entry["metrics"].items()}
+            entries.append({"prediction_file": str(own), "metrics": metrics})
+    members = [Member(f"{DATASET}/{name}", folds=(0, 1)) for name in ("3d_fullres", "2d")]
+    write_selection(folder / "inference.yaml", Selection(DATASET, tuple(members)))
+    both = "2d + 3d_fullres"
+    summary = {"metric_per_case": entries, "mean": {"1": {"Dice": 0.1}, "2": {"Dice": 0.1}}}
+    (folder / "selection.json").write_text(json.dumps({"best": both, "candidates": {both: summary}}))
+    text = report(tmp_path / "w")
+    first, second = (text.index(f"<summary>{title}</summary>") for title in (both, "3d_fullres"))
+    assert first < second
+    section = text[first:second]
+    assert "before postprocessing" in section
+    assert "<figure" in section
+    for entry in entries:
+        assert repr(entry["metrics"]["1"]["Dice"]) in section

@@ -170,7 +170,14 @@ def test_how_jobs_ended_is_told_with_the_log_of_those_that_have_one(queue, tmp_p
     assert codes == {"fold 0": 3, "fold 1": 0, "select": 1}
     told = capsys.readouterr().err.splitlines()
     assert told[0].startswith("segplan: fold 0: failed (3), see ")
-    assert told[1] == "segplan: select: cancelled, its time was over, or its machine failed"
+    assert told[1] == "segplan: select: not begun: fold 0 failed"
+
+
+def test_a_job_without_a_code_was_ended_from_outside(queue, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(slurm_chain, "wait_for", lambda jobs: {"1": 0, "2": 0, "3": 1})
+    run_chain(links(tmp_path), Slurm(), tmp_path)
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["segplan: select: cancelled, its time was over, or its machine failed"]
 
 
 def test_without_slurm_nothing_is_composed(tmp_path, monkeypatch):
