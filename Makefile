@@ -28,7 +28,7 @@ clean:
 # Torch first, pinned by the constraints: otherwise pip takes the newest build with gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "segplan needs Python 3.11 or newer; set PYTHON=")'
-	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) -c constraints.txt $(TORCH)
 	$(PIP) -c constraints.txt -e .
 	touch $@
