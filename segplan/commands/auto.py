@@ -75,10 +75,10 @@ def run(options: argparse.Namespace) -> int:
 
 def _launch(settings: "AutoSettings", launcher: "Slurm") -> "Launch":
     from segplan.entry.slurm_chain import Link, run_chain
-    from segplan.jobs.auto_record import command_of
+    from segplan.jobs.auto_record import job_of_step
 
     def launch(steps: "Sequence[Step]") -> Mapping[str, int | None]:
-        logs = {step.name: None if step.kind == "train" else command_of(step, settings).log for step in steps}
+        logs = {step.name: None if step.kind == "train" else job_of_step(step, settings).log for step in steps}
         links = [Link(step.name, step.words, step.after, logs[step.name]) for step in steps]
         return run_chain(links, launcher, settings.workspace, ended_count=True)
 

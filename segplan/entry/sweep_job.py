@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from segplan.entry.arguments import quote
 from segplan.entry.compose import compose_job
 from segplan.errors import ConfigError
-from segplan.jobs.cluster import Command, job_of
+from segplan.jobs.cluster import Command, job_of, training_log
 from segplan.jobs.prepare import check_run, fold_folder, is_configuration, run_command, write_run
 
 
@@ -86,7 +86,7 @@ class SweepJobs:
             what = f"its folder is also that of another job of the sweep ({self._taken[folder]})"
             raise ConfigError(what, folder, "Leave run= out: each job's run is then named after what is swept.")
         self._taken[folder] = " ".join(words)
-        job = job_of(Command((), self._log(folder))) if self._queue else None
+        job = job_of(Command((), training_log(self._workspace, folder))) if self._queue else None
         if job is None:
             check_run(config, waits=waits)
             return config
@@ -104,11 +104,8 @@ class SweepJobs:
         run = [] if config.run == "default" else [str(config.run)]
         name = "/".join([*folder.relative_to(self._workspace / "runs").parts[:-2], *run, f"fold_{config.fold}"])
         devices, nodes = config.trainer.get("devices", 1), int(config.trainer.get("num_nodes", 1))
-        command = Command(run_command(folder / "config.yaml"), self._log(folder))
+        command = Command(run_command(folder / "config.yaml"), training_log(self._workspace, folder))
         return SweepJob(words, name, command, nodes, _processes(devices))
-
-    def _log(self, folder: Path) -> Path:
-        return self._workspace / "logs" / folder.relative_to(self._workspace / "runs").with_suffix(".log")
 
 
 def _processes(devices: Any) -> int | None:

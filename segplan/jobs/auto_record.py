@@ -1,7 +1,6 @@
 """What `segplan auto` notes for its next start: which steps are done, and which were handed to a cluster."""
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from segplan.errors import RunError
 from segplan.imaging import atomic_write
 from segplan.jobs.auto_steps import AutoSettings, Step
-from segplan.jobs.cluster import Command, exit_code, job_of
+from segplan.jobs.cluster import Command, exit_code, job_of, training_log
 
 _SUBMITTED = "submitted"
 
@@ -33,14 +32,13 @@ def write_record(settings: AutoSettings, record: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def command_of(step: Step, settings: AutoSettings) -> Command:
-    """The command of a step as a job on a cluster runs it, with the log of its own that it writes."""
+def job_of_step(step: Step, settings: AutoSettings) -> Command:
+    """The job of a step on a cluster, by the log that says how far it is."""
     if step.kind == "train":
-        log = settings.workspace / "logs" / step.plan / settings.run / f"fold_{step.fold}.log"
-    else:
-        run = "" if settings.run == "default" or step.kind == "plan" else f"_{settings.run}"
-        log = settings.workspace / "logs" / settings.group / f"auto_{step.kind}{run}.log"
-    return Command([sys.executable, "-m", "segplan.cli", *step.words], log)
+        folder = settings.workspace / "runs" / step.plan / settings.run / f"fold_{step.fold}"
+        return Command((), training_log(settings.workspace, folder))
+    run = "" if settings.run == "default" or step.kind == "plan" else f"_{settings.run}"
+    return Command((), settings.workspace / "logs" / settings.group / f"auto_{step.kind}{run}.log")
 
 
 def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
@@ -51,7 +49,7 @@ def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
     """
     recorded = read_record(settings)
     before = recorded.get(_SUBMITTED, {})
-    queued = {step.name: job for step in steps if (job := job_of(command_of(step, settings))) is not None}
+    queued = {step.name: job for step in steps if (job := job_of(job_of_step(step, settings))) is not None}
     others = sorted({queued[step.name] for step in steps if step.name in queued and _differs(step, before)})
     if others:
         what = f"jobs of the same steps with other words are in the queue ({', '.join(others)})"
@@ -59,7 +57,7 @@ def record_submitted(settings: AutoSettings, steps: Sequence[Step]) -> None:
         raise RunError(what, settings.group, remedy)
     for step in steps:
         if step.name not in queued:
-            command_of(step, settings).code_file.unlink(missing_ok=True)
+            job_of_step(step, settings).code_file.unlink(missing_ok=True)
     submitted = {step.name: list(step.words) for step in steps}
     write_record(settings, {**recorded, _SUBMITTED: {**before, **submitted}})
 
@@ -80,7 +78,7 @@ def collect_submitted(settings: AutoSettings, steps: Sequence[Step], *, keep: bo
     ended = {
         step.name: list(step.words)
         for step in steps
-        if not _differs(step, waiting) and exit_code(command_of(step, settings)) == 0
+        if not _differs(step, waiting) and exit_code(job_of_step(step, settings)) == 0
     }
     if ended:
         left = {name: words for name, words in waiting.items() if name not in ended}

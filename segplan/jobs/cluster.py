@@ -104,6 +104,11 @@ class Command:
         return self.log.with_name(f"{self.log.name}.job")
 
 
+def training_log(workspace: Path, folder: Path) -> Path:
+    """What takes the output of the job that trains in `folder`, RUN/fold_K; beside it stand the job's id and code."""
+    return (workspace / "logs" / folder.relative_to(workspace / "runs")).with_suffix(".log")
+
+
 def submit(
     commands: Sequence[Command],
     name: str,

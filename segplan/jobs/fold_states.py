@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from segplan.dataset import read_splits
 from segplan.errors import SegplanError
-from segplan.jobs.cluster import Command, job_of
+from segplan.jobs.cluster import Command, job_of, training_log
 from segplan.jobs.console import workspace_word
 from segplan.jobs.fold_record import SILENT_AFTER_SECONDS, Attempt, is_alive, read_attempt, seconds_silent
 
@@ -189,8 +189,7 @@ def _runs(workspace: Path, dataset: str) -> dict[str, set[str]]:
 
 def _queued_job(workspace: Path, folder: Path) -> str | None:
     """The job that a sweep submitted for the fold and that is still in SLURM's queue; None if there is none."""
-    log = (workspace / "logs" / folder.relative_to(workspace / "runs")).with_suffix(".log")
-    return job_of(Command((), log)) if shutil.which("squeue") is not None else None
+    return job_of(Command((), training_log(workspace, folder))) if shutil.which("squeue") is not None else None
 
 
 def _judge(folder: Path, *, trained: bool, validated: bool) -> tuple[Status, str]:

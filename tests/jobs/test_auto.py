@@ -13,7 +13,7 @@ from segplan.evaluation import Member, Selection, write_selection
 from segplan.jobs import auto, auto_record
 from segplan.jobs.auto_budget import Budget, epochs_within, parse_budget
 from segplan.jobs.auto_estimate import measured_epoch, step_seconds
-from segplan.jobs.auto_record import command_of, read_record
+from segplan.jobs.auto_record import job_of_step, read_record
 from segplan.jobs.auto_steps import AutoSettings, is_done, list_steps
 
 CONFIG = {"trainer": {"max_epochs": 3, "limit_train_batches": 4, "accelerator": "cpu"}}
@@ -243,7 +243,7 @@ class Cluster:
     def work(self):
         failed = set()
         for step in self.steps:
-            command = command_of(step, self.settings)
+            command = job_of_step(step, self.settings)
             if failed & set(step.after):
                 failed.add(step.name)  # cancelled: it leaves no code
                 continue
@@ -315,7 +315,7 @@ def test_planning_on_a_cluster_is_done_once_with_the_same_words(settings, capsys
 
     def launch(steps):
         launched.extend(step.words for step in steps)
-        code_file = command_of(steps[0], settings).code_file
+        code_file = job_of_step(steps[0], settings).code_file
         code_file.parent.mkdir(parents=True, exist_ok=True)
         code_file.write_text("0\n")
         return {step.name: 0 for step in steps}
