@@ -21,6 +21,11 @@ class AxisTable:
     nodes: NDArray[np.int64]
     shares: NDArray[np.float32]
 
+    def ready(self, start: int, stop: int) -> range:
+        """The output positions that need input position `start` or later ones, but none from `stop` on."""
+        low, high = np.searchsorted(self.nodes[1], [start, stop])
+        return range(int(low), int(high))
+
     def part(self, start: int, stop: int) -> "AxisTable":
         """The table of the output positions from `start` to before `stop`."""
         return AxisTable(np.ascontiguousarray(self.nodes[:, start:stop]), self.shares[start:stop])

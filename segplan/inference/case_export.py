@@ -3,6 +3,8 @@
 Logits are resampled linearly (nnU-Net 2.8.1: per axis, nearest along an axis of thick slices), turned into labels,
 put back into the crop box and transposed back, plane by plane as slabs arrive. No class is ever held at the full
 resolution but in boxes of a few planes, or of a few rows where a plane of all classes is large itself.
+
+Labels alone are made where the slabs are, on an accelerator too, if it has room; probabilities on the host.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +18,11 @@ from numpy.typing import NDArray
 
 from segplan.dataset import Labels
 from segplan.inference.axis_tables import AxisTable, tables_of
+from segplan.inference.device_labels import DeviceLabels
+from segplan.inference.forward import is_out_of_memory, release
 from segplan.inference.kernels import AS_THEY_ARE, SIGMOID, SOFTMAX, label_plane, probability_rows
 from segplan.inference.probabilities import ProbabilityWriter
+from segplan.inference.window import HOST
 from segplan.preprocessing import CaseProperties, PreprocessingPlan
 
 S = TypeVar("S", bound=np.generic)
@@ -36,6 +41,8 @@ class CaseExport:
         entropy: make a map of it, too.
         probabilities: receives these; see `original_box` for the part that it must expect.
         are_probabilities: the slabs hold these already (`Tiling.probabilities`).
+        device: where labels are made of slabs that are there; None: on the host.
+        notes: receives a line for the user where the device had no room.
     """
 
     def __init__(
@@ -47,6 +54,8 @@ class CaseExport:
         entropy: bool = False,
         probabilities: ProbabilityWriter | None = None,
         are_probabilities: bool = False,
+        device: torch.device | None = None,
+        notes: list[str] | None = None,
     ) -> None:
         self._properties, self._tables, self._writer = properties, tables_of(properties, plan), probabilities
         self._values, self._painted = channel_values(labels), labels.has_regions
@@ -55,14 +64,46 @@ class CaseExport:
         self.labels = np.zeros(shape, dtype=label_type(labels, int(self._values.max())))
         self.entropy = np.zeros(shape, dtype=np.float32) if entropy else None
         self._carried, self._start = np.empty((0, 0, 0, 0), dtype=np.float32), 0
+        self._notes = [] if notes is None else notes
+        self._painting = np.concatenate([np.zeros(1, self.labels.dtype), self._values.astype(self.labels.dtype)])
+        wants_more = entropy or probabilities is not None
+        self._on_device: DeviceLabels | None = None
+        if device not in (None, HOST) and not wants_more:
+            self._on_device = DeviceLabels(self._tables, device, painted=self._painted)
 
     def add(self, logits: NDArray[np.float32] | torch.Tensor) -> None:
         """Take the next slab, (K, depth, Y, X)."""
-        slab = as_array(logits)
-        if not slab.shape[1]:
+        depth = logits.shape[1]
+        if not depth:
             return
+        ready = self._tables[0].ready(self._start, self._start + depth)
+        if not (isinstance(logits, torch.Tensor) and self._make_on_device(logits, ready)):
+            self._make_on_host(as_array(logits), ready)
+        self._start += depth
+
+    def _make_on_device(self, slab: torch.Tensor, ready: range) -> bool:
+        """Make labels where the slab is; False if that is not wanted, or has no room there."""
+        if self._on_device is None or slab.device.type != self._on_device.device.type:
+            return False
+        target = in_box(self.labels, self._properties)
+        try:
+            for first, numbers in self._on_device.add(slab, self._start, ready):
+                target[first : first + len(numbers)] = self._painting[numbers]
+            return True
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside the handler, whose traceback keeps the failed attempt's tensors alive.
+        device = self._on_device.device
+        release(device)
+        self._notes.append(f"no room on {device} to resample labels: that is done on the host")
+        return False
+
+    def _make_on_host(self, slab: NDArray[np.float32], ready: range) -> None:
+        if self._on_device is not None:  # it is full, or the sums over tiles have left it: that lasts for this case
+            last = self._on_device.carried
+            self._carried, self._on_device = self._carried if last is None else as_array(last), None
         source = _Source(self._carried, slab, self._start, self._tables[0])
-        ready = source.planes()
         target = in_box(self.labels, self._properties)
         rows, columns = self._tables[1:]
 
@@ -76,7 +117,7 @@ class CaseExport:
             for planes, band in _boxes(len(slab), ready, target.shape[1:]):
                 self._make_probabilities(source, planes, band)
         # The next slab's first output planes lie between this one's last plane and its own first.
-        self._carried, self._start = slab[:, -1:].copy(), self._start + slab.shape[1]
+        self._carried = slab[:, -1:].copy()
 
     def _make_probabilities(self, source: "_Source", planes: range, band: range) -> None:
         rows, columns = self._tables[1].part(band.start, band.stop), self._tables[2]
@@ -147,12 +188,6 @@ class _Source:
     slab: NDArray[np.float32]
     start: int
     along: AxisTable
-
-    def planes(self) -> range:
-        """The output planes that need this slab's planes and no later ones."""
-        upper = self.along.nodes[1]
-        low, high = np.searchsorted(upper, [self.start, self.start + self.slab.shape[1]])
-        return range(int(low), int(high))
 
     def of(self, z: int) -> tuple[tuple[NDArray[np.float32], NDArray[np.float32]], tuple[int, int], Any]:
         """The two slabs with the input planes below and above the output plane `z`, their places, and the share."""

@@ -21,7 +21,7 @@ from segplan.inference.mirror_swap import MirrorSwap, mirror_swap
 from segplan.inference.network import check_model, load_network
 from segplan.inference.precision import resolve_precision, select_device
 from segplan.inference.resampled_first import preprocess_resampled_first
-from segplan.inference.settings import FAST, STUNET_V1, InferenceSettings
+from segplan.inference.settings import CPU, FAST, STUNET_V1, InferenceSettings
 from segplan.inference.streaming import StreamedCase, open_probabilities, segment_case
 from segplan.inference.tiled import Tiling, auto_batch_size, sliding_window
 from segplan.model_folder import ONNX_FILE, ModelFolder
@@ -293,6 +293,7 @@ def make_tiling(
         fast=settings.mode == FAST,
         regions=regions,
         skip_background=settings.skip_background,
+        export_on_host=settings.export_device == CPU,
     )
 
 

@@ -10,6 +10,8 @@ NNUNET, STUNET_V1 = "nnunet", "stunet_v1"
 MODES = (NNUNET, STUNET_V1)
 FAST = "fast"
 ACCUMULATORS = ("auto", "float32", "float16")
+CPU = "cpu"
+EXPORT_DEVICES = ("auto", CPU)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class InferenceSettings:
             probabilities, as STU-Net's own program does. "auto": what the model was made for. "fast": as auto, but
             labels are decided on the network's grid, and the label map is resampled: coarser borders, no probabilities.
         skip_background: do not run tiles that hold only air; what lies there becomes background.
+        export_device: where logits are resampled and become labels: "auto", where the network runs if that has room;
+            "cpu". Probabilities are resampled on the CPU.
         compile: the network, with torch.compile: about a minute before the first case, faster tiles from then on.
 
     Raises:
@@ -39,6 +43,7 @@ class InferenceSettings:
     accumulator: str = "auto"
     mode: str = "auto"
     skip_background: bool = False
+    export_device: str = "auto"
     compile: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +56,9 @@ class InferenceSettings:
         if self.accumulator not in ACCUMULATORS:
             known = ", ".join(ACCUMULATORS)
             raise ConfigError(f"must be one of {known}", f"inference.accumulator={self.accumulator}", "Use auto.")
+        if self.export_device not in EXPORT_DEVICES:
+            known = " or ".join(EXPORT_DEVICES)
+            raise ConfigError(f"must be {known}", f"inference.export_device={self.export_device}", "Use auto.")
         if self.mode not in ("auto", *MODES, FAST):
             raise ConfigError("is unknown", f"inference.mode={self.mode}", f"Use auto, {', '.join(MODES)} or {FAST}.")
         for key in ("skip_background", "compile"):

@@ -102,8 +102,23 @@ def segment_case(
     target = torch.device(device)
     image = case.image
     source = image if not label_channels or case.labels is None else LabelledImage(image, case.labels, label_channels)
-    export = _export_of(case, plan, labels, tiling, probabilities, entropy=entropy)
     notes: list[str] = []
+    export: CaseExport | FastExport
+    if tiling.fast:
+        if probabilities is not None or entropy:
+            raise ValueError("fast inference gives labels, neither probabilities nor entropy")
+        export = FastExport(case.properties, plan, labels)
+    else:
+        export = CaseExport(
+            case.properties,
+            plan,
+            labels,
+            entropy=entropy,
+            probabilities=probabilities,
+            are_probabilities=tiling.probabilities,
+            device=None if tiling.export_on_host else target,
+            notes=notes,
+        )
     seconds = {"network": 0.0, "export": 0.0}
     start = time.perf_counter()
     slabs = _timed(stream_logits(networks, source, tiling, target, notes), seconds)
@@ -145,25 +160,6 @@ def open_probabilities(
         box=original_box(properties),
         about=about,
     )
-
-
-def _export_of(
-    case: CaseOnGrid,
-    plan: PreprocessingPlan,
-    labels: Labels,
-    tiling: Tiling,
-    probabilities: ProbabilityWriter | None,
-    *,
-    entropy: bool,
-) -> CaseExport | FastExport:
-    if not tiling.fast:
-        ready = tiling.probabilities
-        return CaseExport(
-            case.properties, plan, labels, entropy=entropy, probabilities=probabilities, are_probabilities=ready
-        )
-    if probabilities is not None or entropy:
-        raise ValueError("fast inference gives labels, neither probabilities nor entropy")
-    return FastExport(case.properties, plan, labels)
 
 
 def _beside(slabs: Iterable[Tensor], work: Callable[[Tensor], None]) -> None:

@@ -32,6 +32,7 @@ class Tiling:
         fast: make labels on the network's grid and resample these, not the logits (`segment_case`).
         regions: the channels are regions, so that none is certain where no tile was run; else the background is.
         skip_background: do not run tiles that hold only air (`Body`); the background is certain there.
+        export_on_host: resample logits to labels on the host, even where an accelerator holds them.
         max_window_bytes: of the sums over tiles in the host's memory; what takes more goes to a temporary file. None:
             half of the free memory.
     """
@@ -49,6 +50,7 @@ class Tiling:
     fast: bool = False
     regions: bool = False
     skip_background: bool = False
+    export_on_host: bool = False
     max_window_bytes: int | None = None
 
 

@@ -84,7 +84,7 @@ def sure(logits: np.ndarray, labels, margin: float) -> np.ndarray:
     return ordered[-1] - ordered[-2] > margin
 
 
-class _LargestTensor(TorchDispatchMode):
+class LargestTensor(TorchDispatchMode):
     values = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
@@ -101,7 +101,7 @@ def no_array_of(values: int) -> Iterator[None]:
     gc.collect()
     tracemalloc.start()
     try:
-        with _LargestTensor() as tensors:
+        with LargestTensor() as tensors:
             yield
         _, peak = tracemalloc.get_traced_memory()
     finally:
