@@ -43,7 +43,7 @@ class Local:
         Raises:
             ConfigError: there are fewer GPUs than jobs.
         """
-        names = _gpus() if isinstance(self.devices, str) else [str(device) for device in self.devices]
+        names = visible_gpus() if isinstance(self.devices, str) else [str(device) for device in self.devices]
         if not names or (self.n_jobs == 1 and self.devices == "auto"):
             return [None] * self.n_jobs
         if len(names) < self.n_jobs:
@@ -108,7 +108,8 @@ def _update(node: Any, key: str, value: Any) -> None:
         raise ConfigError(f"cannot be {value}", key) from error
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
+    """The machine's GPUs as $CUDA_VISIBLE_DEVICES names them, which this process sees; found without torch."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name.strip()]

@@ -13,6 +13,7 @@ from segplan.entry.arguments import name_selection, quote_paths
 from segplan.entry.compose import compose_job, compose_training
 from segplan.entry.environment import child_environment
 from segplan.entry.help import help_text
+from segplan.entry.launched import launched_rank, take_share
 from segplan.entry.locations import planned, workspace_folder
 from segplan.errors import ConfigError, SegplanError, StorageError, StoreError, VerificationError
 from segplan.jobs.console import print_problems
@@ -77,7 +78,11 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     if show is not None:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    if job == "predict" and (shares := device_shares(config)):
+    if job == "predict" and (rank := launched_rank(os.environ)) is not None:
+        from segplan.entry.launchers import visible_gpus
+
+        take_share(config, rank, visible_gpus(), os.environ)
+    elif job == "predict" and (shares := device_shares(config)):
         from segplan.entry.multirun import run_sweep
 
         return run_sweep(job, [word for word in quoted if not _sets_devices(word)] + shares, workspace)

@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import BasePredictionWriter
 from torch import nn
@@ -114,7 +115,9 @@ def predict_cases(
     with warnings.catch_warnings(), _Writing(handle) as writing:
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        loop = pl.Trainer(**silent, enable_model_summary=False, callbacks=[_Handler(writing.add)], **trainer)
+        # Each process has its own cases: whatever launched it together with others is none of Lightning's business.
+        silent |= {"enable_model_summary": False, "plugins": [LightningEnvironment()]}
+        loop = pl.Trainer(**silent, callbacks=[_Handler(writing.add)], **trainer)
         stream = DataLoader(_CaseStream(cases, predictor, wanted), batch_size=None)
         with _interruptible():
             loop.predict(_PredictionModule(predictor, wanted), stream, return_predictions=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run", "settings_of"]
 
-_NOT_DECISIVE = ("tile_batch_size", "compile")  # speed alone
+_NOT_DECISIVE = ("tile_batch_size", "compile", "export_device")  # speed alone
 
 
 def run(config: DictConfig) -> int:

@@ -113,6 +113,28 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return state
 
 
+def test_a_prediction_in_several_tasks_shares_its_cases(planned):
+    succeeds("train", f"plan={PLAN}/3d_fullres", "fold=0", "run=predicting", *SMALL, *TINY, cwd=planned)
+    images, output = planned / PLAN / "imagesTr", planned / "predicted"
+    words = [f"plan={PLAN}/3d_fullres", "run=predicting", f"input={images}", f"output={output}"]
+    command = ["srun", "--nodes=2", "--ntasks=2", sys.executable, "-m", "segplan.cli", "predict", *words]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "trainer.accelerator=cpu", "inference.mirror=false"],
+        cwd=planned,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = [json.loads((output / f"predict_{shard}of2.json").read_text())["cases"] for shard in (0, 1)]
+    assert [len(cases) for cases in made] == [3, 3]
+    assert {name for cases in made for name in cases} == {
+        path.name.removesuffix("_0000.nii.gz") for path in images.iterdir()
+    }
+
+
 @pytest.fixture(scope="module")
 def whole(planned):
     succeeds("train", *LONG, "run=whole", cwd=planned)

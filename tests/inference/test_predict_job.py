@@ -1,6 +1,9 @@
 import json
+import os
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -314,6 +317,21 @@ def test_several_devices_share_the_cases_a_process_each(model, images, tmp_path,
     assert sorted(path.name for path in output.glob("predict*")) == ["predict_0of2.json", "predict_1of2.json"]
     assert {path.name for path in output.glob("*.nii.gz")} == {"t0.nii.gz", "t1.nii.gz"}
     assert capsys.readouterr().out.count("\ndone: ") == 2
+
+
+def test_ranks_that_torchrun_starts_share_the_cases(model, images, tmp_path):
+    output, repository = tmp_path / "out", Path(__file__).resolve().parents[2]
+    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.mirror=false"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command = [*torchrun, repository / "predict.py", *words, "trainer.accelerator=cpu", "trainer.devices=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in output.glob("predict*")) == ["predict_0of2.json", "predict_1of2.json"]
+    for shard in (0, 1):
+        made = json.loads((output / f"predict_{shard}of2.json").read_text(encoding="utf-8"))["cases"]
+        assert list(made) == [f"t{shard}"]
+    assert {path.name for path in output.glob("*.nii.gz")} == {"t0.nii.gz", "t1.nii.gz"}
 
 
 def test_a_case_that_one_of_several_devices_cannot_read_is_named_at_the_end(
