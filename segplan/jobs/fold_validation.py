@@ -2,8 +2,11 @@
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ from segplan.jobs.next_stage import NextStage, next_stages, segmented_for
 from segplan.jobs.training_setup import TrainingSetup
 from segplan.model_folder import ModelFolder
 from segplan.preprocessing import CascadeCases, PreprocessedCase, StoredCase
+from segplan.training.gather import gather_objects, on_all_ranks, rank_and_count
 
 
 def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
@@ -40,30 +44,78 @@ def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
 
     With `force` what is there is discarded first. Needs neither the raw dataset nor SimpleITK: without it label maps
     are written as CASE_labels.npz (key `labels`). The first stage of a cascade also leaves RUN/predicted_next_stage.
+
+    Ranks that have trained together share the cases, and all must call this. They go on case by case together, so that
+    none waits long for another; what goes wrong on one is raised on all.
     """
-    folder = setup.validation
-    ending = str(setup.config.plan.label_ending) if _can_write_images() else "_labels.npz"
-    device = torch.device(training_device.accelerator(setup.config))
-    tiling = tiling_of(setup)
-    model, target = ModelFolder.open(setup.run_folder), str(setup.config.network._target_)
-    network = load_network(model, str(setup.config.fold), setup.weights, target).to(device)
-    if setup.config.force and folder.exists():
-        shutil.rmtree(folder)
-    (folder / "summary.json").unlink(missing_ok=True)  # it must not stand beside label maps that it does not describe
-    results, stages = [], _next_stages(setup)
-    with progress("validation", len(setup.split.validation)) as advance:
-        for identifier in setup.split.validation:
-            case = setup.store.open(identifier)
-            with _probabilities(setup, case, folder) as writer:
-                labels = segment_case(setup, network, case, tiling, device=device, stages=stages, probabilities=writer)
-            path = folder / f"{identifier}{ending}"
-            _write(path, labels, case)
-            metrics = case_metrics(labels, case.reference(), setup.labels)
-            results.append(CaseResult(metrics, str(path), f"{setup.store.folder}: reference of {identifier}"))
-            advance()
-    summary = summarize(results)
-    write_summary(folder / "summary.json", summary)
+    rank, count = rank_and_count()
+    folder, cases = setup.validation, setup.split.validation
+    on_all_ranks(lambda: None)  # the first one has written the weights
+    validation = on_all_ranks(lambda: _Validation.prepare(setup))
+    on_all_ranks(lambda: _discard(setup) if rank == 0 else None)
+    results: list[tuple[int, CaseResult]] = []
+    with progress("validation", len(cases)) if rank == 0 else nullcontext(lambda: None) as advance:
+        for first in range(0, len(cases), count):
+            numbers = range(first, min(first + count, len(cases)))
+            mine = numbers[rank : rank + 1]
+            results += on_all_ranks(partial(validation.of, mine))
+            for _ in numbers:
+                advance()
+    gathered = sorted((pair for own in gather_objects(results) for pair in own), key=itemgetter(0))
+    summary = summarize([result for _, result in gathered])
+    if rank == 0:
+        write_summary(folder / "summary.json", summary)
     return summary
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """What a fold's cases are validated with, on this rank's device."""
+
+    setup: TrainingSetup
+    network: Network
+    tiling: Tiling
+    device: torch.device
+    stages: Sequence[NextStage]
+    ending: str
+
+    @classmethod
+    def prepare(cls, setup: TrainingSetup) -> "_Validation":
+        ending = str(setup.config.plan.label_ending) if _can_write_images() else "_labels.npz"
+        device = torch.device(training_device.accelerator(setup.config))
+        model, target = ModelFolder.open(setup.run_folder), str(setup.config.network._target_)
+        network = load_network(model, str(setup.config.fold), setup.weights, target).to(device)
+        return cls(setup, network, tiling_of(setup), device, _next_stages(setup), ending)
+
+    def of(self, numbers: Iterable[int]) -> list[tuple[int, CaseResult]]:
+        """Validate the cases of these numbers; returns each with its number."""
+        return [(number, self._case(self.setup.split.validation[number])) for number in numbers]
+
+    def _case(self, identifier: str) -> CaseResult:
+        """Write a case's label map, and whatever else is wanted, and compare it with the reference."""
+        setup, folder = self.setup, self.setup.validation
+        case = setup.store.open(identifier)
+        with _probabilities(setup, case, folder) as writer:
+            labels = segment_case(
+                setup,
+                self.network,
+                case,
+                self.tiling,
+                device=self.device,
+                stages=self.stages,
+                probabilities=writer,
+            )
+        path = folder / f"{identifier}{self.ending}"
+        _write(path, labels, case)
+        metrics = case_metrics(labels, case.reference(), setup.labels)
+        return CaseResult(metrics, str(path), f"{setup.store.folder}: reference of {identifier}")
+
+
+def _discard(setup: TrainingSetup) -> None:
+    """Remove an earlier summary, which must not stand beside label maps that it does not describe; with `force` all."""
+    if setup.config.force and setup.validation.exists():
+        shutil.rmtree(setup.validation)
+    (setup.validation / "summary.json").unlink(missing_ok=True)
 
 
 def is_validated(setup: TrainingSetup) -> bool:

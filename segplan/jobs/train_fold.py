@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segplan.errors import RunError
+from segplan.errors import RunError, SegplanError
 from segplan.imaging import atomic_write, remove_leftovers
 from segplan.jobs import training_device, training_parts
 from segplan.jobs.dashboards import Dashboards, describe_run, open_dashboards, send_scores
@@ -45,6 +46,8 @@ def run(config: DictConfig) -> int:
                 return _exit_code(stopped_by) if training_parts.is_first_rank() else 0
         if training_parts.is_first_rank():
             _validate(setup, dashboards, again=trained or config.mode == "validate")
+        elif trained:
+            _help_to_validate(setup)
     return 0
 
 
@@ -115,6 +118,12 @@ def _validate(setup: TrainingSetup, dashboards: Dashboards, *, again: bool) -> N
         if setup.config.force:
             _forget_force(setup)
     print_scores(setup, json.loads(summary_file.read_text(encoding="utf-8")))
+
+
+def _help_to_validate(setup: TrainingSetup) -> None:
+    """Validate this rank's share of the cases, beside `_validate` of the first rank, which tells what went wrong."""
+    with suppress(SegplanError, OSError):  # it is raised on the first rank too; two codes would make Lightning kill it
+        validate_fold(setup)
 
 
 def _checkpoint_to_resume(setup: TrainingSetup, identity: dict[str, Any]) -> Path | None:
