@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_ct(scratch / "ct_0000.nii.gz", arguments.slices, arguments.size)
         write_model(scratch / "model", arguments.classes, arguments.patch)
         words = [scratch / "model", scratch / "out.json", scratch / "out.nii.gz", arguments.precision]
-        words += [str(arguments.step_size)]
+        words += [str(arguments.step_size), "cpu"]
         command = [sys.executable, HERE / "segplan_predict.py", *words, scratch / "ct_0000.nii.gz"]
         environment = neutral_environment(PYTHONPATH=str(HERE.parent))
         cost = run_measured(command, scratch / "log", environment)

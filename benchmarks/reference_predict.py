@@ -1,7 +1,7 @@
 """A model with random weights as nnU-Net writes it, and one case through nnU-Net: runs in nnU-Net's own environment.
 
 python reference_predict.py make RESULTS PLANS.json DATASET.json
-python reference_predict.py predict MODEL OUTPUT.json LABELS IMAGE.nii.gz
+python reference_predict.py predict MODEL OUTPUT.json LABELS DEVICE IMAGE.nii.gz
 """
 
 import json
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 
-def predict(model: Path, report: Path, target: Path, image: Path) -> None:
+def predict(model: Path, report: Path, target: Path, device: str, image: Path) -> None:
     """Stage by stage, in one process, on all cores."""
     start = time.perf_counter()
     import torch
@@ -21,7 +21,10 @@ def predict(model: Path, report: Path, target: Path, image: Path) -> None:
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     predictor = nnUNetPredictor(
-        use_mirroring=False, device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False
+        use_mirroring=False,
+        device=torch.device(device),
+        perform_everything_on_device=device != "cpu",
+        allow_tqdm=False,
     )
     predictor.initialize_from_trained_model_folder(str(model), (0,), "checkpoint_final.pth")
     stages = {"load": time.perf_counter() - start}
@@ -38,7 +41,8 @@ def predict(model: Path, report: Path, target: Path, image: Path) -> None:
     manager, configuration, dataset = predictor.plans_manager, predictor.configuration_manager, predictor.dataset_json
     export_prediction_from_logits(logits, properties, configuration, manager, dataset, str(target), False)
     stages["export"] = time.perf_counter() - start
-    report.write_text(json.dumps({"stages": stages, "precision": "32", "notes": []}))
+    precision = "32" if device == "cpu" else "16"
+    report.write_text(json.dumps({"stages": stages, "precision": precision, "notes": []}))
 
 
 def main() -> None:
@@ -52,8 +56,8 @@ def main() -> None:
             plans, dataset = (json.loads(Path(file).read_text()) for file in rest[1:])
             make_model(Path(rest[0]), "3d_fullres", plans, dataset)
         else:
-            model, report, target, image = (Path(word) for word in rest)
-            predict(model, report, target, image)
+            model, report, target, device, image = rest
+            predict(Path(model), Path(report), Path(target), device, Path(image))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One case through segplan, with the time of each stage: a child process of `inference.py` and `long_volume.py`.
 
-python segplan_predict.py MODEL OUTPUT.json LABELS.nii.gz PRECISION STEP_SIZE IMAGE.nii.gz
+python segplan_predict.py MODEL OUTPUT.json LABELS.nii.gz PRECISION STEP_SIZE DEVICE IMAGE.nii.gz
 """
 
 import json
@@ -10,13 +10,14 @@ from pathlib import Path
 
 
 def main() -> None:
-    model, report, target, precision, step_size, image = sys.argv[1:]
+    model, report, target, precision, step_size, device, image = sys.argv[1:]
     start = time.perf_counter()
     from segplan.imaging import read_image, write_label_map
     from segplan.inference import Predictor
     from segplan.inference.precision import precision_name
 
-    predictor = Predictor.from_model(model, device="cpu", precision=precision, step_size=float(step_size), mirror=False)
+    how = {"device": device, "precision": precision, "step_size": float(step_size), "mirror": False}
+    predictor = Predictor.from_model(model, **how)
     stages = {"load": time.perf_counter() - start}
     start = time.perf_counter()
     source = read_image([Path(image)])

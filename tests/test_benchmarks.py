@@ -50,9 +50,12 @@ def test_without_nnunet_nothing_is_compared_and_the_exit_code_is_3(name, extra, 
     assert "nnU-Net is not available" in done.stderr
 
 
-def test_without_a_cuda_device_the_gpu_benchmark_says_so_and_leaves_with_3():
+@pytest.mark.parametrize(
+    "words", [["loading_gpu.py"], ["inference.py", "--device", "cuda"]], ids=lambda words: words[0]
+)
+def test_without_a_cuda_device_the_gpu_benchmarks_say_so_and_leave_with_3(words):
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "loading_gpu.py"],
+        [sys.executable, BENCHMARKS / words[0], *words[1:]],
         check=False,
         capture_output=True,
         text=True,
