@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segplan.augmentation.patch_geometry import Box3
 from segplan.augmentation.spatial import (
+    NO_LABEL,
     OUTSIDE_LABEL,
     TIE,
     LabelMaps,
@@ -51,6 +52,8 @@ def read_source(
     box: Box3,
     patch_size: Size,
     out: tuple[Tensor, Tensor],
+    *,
+    ignored: int = NO_LABEL,
 ) -> Source:
     """Copy from a case's image and labels (C or L, Z, Y, X) what the patch in the middle of `box` needs.
 
@@ -61,6 +64,7 @@ def read_source(
         patch_size: (z, y, x).
         out: image (C, N) float32 and labels (L, N) int16, whose first voxels are filled. What does not fit is warped
             here, and is the patch then.
+        ignored: see `Spatial.without_vote`.
     """
     spatial = params.get("spatial")
     lower, size = middle_of(box, patch_size), patch_size
@@ -77,16 +81,18 @@ def read_source(
         crop(case[0], lower, image.numpy(), 0)
         crop_labels(case[1], lower, labels.numpy())
     else:
-        made = cut_patch(*case, box, patch_size, spatial)
+        made = cut_patch(*case, box, patch_size, spatial, ignored=ignored)
         image.copy_(made[0])
         labels.copy_(made[1])
     return Source(params, size, warp)
 
 
 def resolve_sources(
-    images: Tensor, labels: Tensor, sources: Sequence[Source], patch_size: Size
+    images: Tensor, labels: Tensor, sources: Sequence[Source], patch_size: Size, ignored: int = NO_LABEL
 ) -> tuple[Tensor, Tensor]:
     """Warp what must be warped of `images` (N, C, capacity) and `labels` (N, L, capacity).
+
+    `ignored` is as in `read_source`.
 
     Returns:
         New tensors (N, C, *patch_size) and (N, L, *patch_size).
@@ -99,7 +105,7 @@ def resolve_sources(
             patches[n].copy_(image)
             patch_labels[n].copy_(own_labels)
         else:
-            warp_tensors(image, own_labels, *source.warp, (patches[n], patch_labels[n]))
+            warp_tensors(image, own_labels, *source.warp, (patches[n], patch_labels[n]), ignored=ignored)
     return patches, patch_labels
 
 
@@ -153,7 +159,13 @@ def _reach(
 
 
 def warp_tensors(
-    image: Tensor, labels: Tensor, matrix: np.ndarray, origin: np.ndarray, out: tuple[Tensor, Tensor]
+    image: Tensor,
+    labels: Tensor,
+    matrix: np.ndarray,
+    origin: np.ndarray,
+    out: tuple[Tensor, Tensor],
+    *,
+    ignored: int = NO_LABEL,
 ) -> None:
     """Fill `out` with `image` and `labels` sampled at `origin + matrix · voxel`, by the rules of `warp.warp`.
 
@@ -163,6 +175,7 @@ def warp_tensors(
         matrix: 3×3.
         origin: where patch voxel (0, 0, 0) comes from.
         out: image (C, *patch) and labels (L, *patch).
+        ignored: see `Spatial.without_vote`.
     """
     lower, fractions = _positions(matrix, origin, out[0].shape[1:], image.device)
     flat_image, flat_labels = image.flatten(1), labels.flatten(1)
@@ -184,7 +197,7 @@ def warp_tensors(
     upper = [(f > 0.5) | ((f == 0.5) & (low % 2 == 1)) for low, f in zip(lower, fractions, strict=True)]
     nearest = 4 * upper[0].long() + 2 * upper[1].long() + upper[2].long()
     for channel in range(labels.shape[0]):
-        voted = _vote(torch.stack([corner[channel] for corner in corners]), torch.stack(weights), nearest)
+        voted = _vote(torch.stack([corner[channel] for corner in corners]), torch.stack(weights), nearest, ignored)
         out[1][channel].copy_(voted.view_as(out[1][channel]))
 
 
@@ -205,21 +218,24 @@ def _positions(
     return lower, fractions
 
 
-def _vote(corners: Tensor, weights: Tensor, nearest: Tensor) -> Tensor:
+def _vote(corners: Tensor, weights: Tensor, nearest: Tensor, ignored: int) -> Tensor:
     """The label with the largest sum of weights; tied ones: the nearest neighbour's, else the smallest.
 
     Args:
         corners: (8, N) labels of the neighbours.
         weights: (8, N) their linear weights.
         nearest: (N) which of them is nearest.
+        ignored: the label that wins where it is the nearest neighbour's, and only there.
     """
     winners = corners[0].clone()
     mixed = (corners != corners[0]).any(0).nonzero()[:, 0]  # few voxels lie between labels
     corners, weights = corners[:, mixed], weights[:, mixed]
     scores = torch.stack([(weights * (corners == label)).sum(0) for label in corners])
+    scores.masked_fill_(corners == ignored, -1)
     best = scores.amax(0)
     chosen = nearest[None, mixed]
     favourite, favourite_score = corners.gather(0, chosen)[0], scores.gather(0, chosen)[0]
+    favourite_score = torch.where(favourite == ignored, torch.inf, favourite_score)
     largest = torch.iinfo(corners.dtype).max
     smallest = torch.where(scores > best - TIE, corners, largest).amin(0)
     winners[mixed] = torch.where(favourite_score > best - TIE, favourite, smallest)

@@ -34,6 +34,7 @@ def build_pipeline(
     *,
     label_values: Sequence[int] | None = None,
     previous_labels: Sequence[int] = (),
+    ignore_label: int | None = None,
 ) -> Pipeline:
     """Build the training pipeline that an `augmentation` node describes.
 
@@ -46,11 +47,12 @@ def build_pipeline(
             the node always names the files' values.
         previous_labels: foreground labels of the previous stage's segmentation, which the pipeline then expects as
             channel 1 of the labels; empty outside cascades.
+        ignore_label: the label that unannotated voxels bear in the pipeline's label maps, if any do.
 
     Raises:
         ConfigError: a key, value or transform that cannot work, or an order that cannot.
     """
-    context = _context(node, patch_size, len(use_mask_for_norm), previous_labels)
+    context = _context(node, patch_size, len(use_mask_for_norm), previous_labels, ignore_label)
     spatial: Spatial | None = None
     transforms: list[tuple[str, Any]] = []
     for name, description in node.items():
@@ -82,7 +84,11 @@ def build_pipeline(
 
 
 def _context(
-    node: Mapping[str, Any], patch_size: Sequence[int], channels: int, previous_labels: Sequence[int]
+    node: Mapping[str, Any],
+    patch_size: Sequence[int],
+    channels: int,
+    previous_labels: Sequence[int],
+    ignore_label: int | None,
 ) -> Context:
     """Check the node's settings, and gather what transforms are told."""
     if node.get("device", "cpu") not in DEVICES:
@@ -96,7 +102,7 @@ def _context(
         raise ConfigError(f"{dummy_2d!r} is neither true nor false", "augmentation.dummy_2d", "Use true or false.")
     if dummy_2d and len(patch_size) != 3:
         raise ConfigError("a 2D patch has no thick axis", where="augmentation.dummy_2d", remedy="Set it to false.")
-    return Context(channels, tuple(patch_size), dummy_2d, tuple(previous_labels))
+    return Context(channels, tuple(patch_size), dummy_2d, tuple(previous_labels), ignore_label)
 
 
 def plain_pipeline(patch_size: Sequence[int], channels: int, previous_labels: Sequence[int] = ()) -> Pipeline:

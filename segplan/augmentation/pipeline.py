@@ -13,7 +13,7 @@ from segplan.augmentation.batch import Source, apply_to_batch, read_source, reso
 from segplan.augmentation.mirror import Mirror
 from segplan.augmentation.outside import mask_outside, outside_to_background
 from segplan.augmentation.patch_geometry import Box3, initial_patch_size
-from segplan.augmentation.spatial import LabelMaps, Spatial, cut_patch
+from segplan.augmentation.spatial import NO_LABEL, LabelMaps, Spatial, cut_patch
 from segplan.augmentation.transform import Context, Transform
 
 _BOX_TO_PATCH = 3  # holds most boxes at ±30°; the rest is warped where it is read
@@ -51,6 +51,10 @@ class Pipeline:
             return self.patch_box_size
         rotation = self.spatial.rotation_range(self.context)
         return _as_3d(initial_patch_size(self.context.patch_size, rotation, self.context.dummy_2d))
+
+    @property
+    def _ignored(self) -> int:
+        return NO_LABEL if self.spatial is None else self.spatial.without_vote(self.context)
 
     @property
     def mirror_axes(self) -> tuple[int, ...] | None:
@@ -101,7 +105,8 @@ class Pipeline:
         """
         is_flat = len(self.context.patch_size) == 2
         place = (out[0].unsqueeze(1), out[1].unsqueeze(1)) if out and is_flat else out
-        patch = cut_patch(image, labels, box or whole(image), self.patch_box_size, params.get("spatial"), out=place)
+        where = (box or whole(image), self.patch_box_size, params.get("spatial"))
+        patch = cut_patch(image, labels, *where, out=place, ignored=self._ignored)
         if is_flat:
             patch = patch[0].squeeze(1), patch[1].squeeze(1)
         for name, transform in self.transforms:
@@ -140,8 +145,8 @@ class Pipeline:
             torch.zeros((image.shape[0], self.source_voxels)),
             torch.zeros((len(labels), self.source_voxels), dtype=torch.int16),
         )
-        case = (image, labels)
-        source = read_source(case, params, box or whole(image), self.patch_box_size, (voxels, voxel_labels))
+        case, target = (image, labels), (voxels, voxel_labels)
+        source = read_source(case, params, box or whole(image), self.patch_box_size, target, ignored=self._ignored)
         return voxels, voxel_labels, source
 
     def apply_batch(self, voxels: Tensor, voxel_labels: Tensor, sources: Sequence[Source]) -> tuple[Tensor, Tensor]:
@@ -157,7 +162,7 @@ class Pipeline:
         Returns:
             images (N, C, *patch_size) float32 and labels (N, L, *patch_size) int16 without -1.
         """
-        images, labels = resolve_sources(voxels, voxel_labels, sources, self.patch_box_size)
+        images, labels = resolve_sources(voxels, voxel_labels, sources, self.patch_box_size, self._ignored)
         if len(self.context.patch_size) == 2:
             images, labels = images.squeeze(2), labels.squeeze(2)
         images, labels = apply_to_batch(self.transforms, images, labels, [source.params for source in sources])

@@ -20,6 +20,8 @@ LabelMaps = np.ndarray | tuple[np.ndarray, ...]
 """Integer labels of a case: (L, Z, Y, X), or L arrays (Z, Y, X), such as memory maps of files of their own."""
 
 OUTSIDE_LABEL = -1
+NO_LABEL = -(2**15)
+"""Stands in for the ignore label where there is none."""
 # Scores of labels that differ by less count as tied: nnU-Net 2.8.1 compares them in half precision.
 TIE = 1.2e-4
 
@@ -70,6 +72,10 @@ class Spatial:
         scaling_probability: share of samples that are scaled.
         scale: range of the one factor for all axes (in dummy-2D those of the plane); 1.4 shrinks objects to 71 %.
         scale_per_axis: draw a factor for each axis instead, which also stretches and squeezes.
+        unannotated: which voxels bear the ignore label after turning and scaling. "nearest": those whose nearest
+            neighbour bears it; the others take the label with the most weight among annotated neighbours. "votes":
+            those around which it has the most weight, as in nnU-Net 2.8.1; scattered annotations are lost, most of
+            all at borders between labels.
     """
 
     rotation_probability: float = 0.2
@@ -78,12 +84,16 @@ class Spatial:
     scaling_probability: float = 0.2
     scale: tuple[float, float] = (0.7, 1.4)
     scale_per_axis: bool = False
+    unannotated: Literal["nearest", "votes"] = "nearest"
 
     def __post_init__(self) -> None:
         check_probability("spatial.rotation_probability", self.rotation_probability)
         check_probability("spatial.axis_probability", self.axis_probability)
         check_probability("spatial.scaling_probability", self.scaling_probability)
         check_range("spatial.scale", self.scale, minimum=1e-3)
+        if self.unannotated not in ("nearest", "votes"):
+            what = f"{self.unannotated!r} is no way to tell what is annotated"
+            raise ConfigError(what, "augmentation: spatial.unannotated", "Use nearest or votes.")
         if self.rotation_degrees != "auto":
             if isinstance(self.rotation_degrees, str):
                 raise ConfigError(
@@ -98,6 +108,11 @@ class Spatial:
         if self.rotation_degrees == "auto":
             return automatic_rotation(context.patch_size, context.dummy_2d)
         return self.rotation_degrees
+
+    def without_vote(self, context: Context) -> int:
+        """Return the label that shall not outvote others: the ignore label, or `NO_LABEL`."""
+        has_vote = context.ignore_label is None or self.unannotated == "votes"
+        return NO_LABEL if has_vote or context.ignore_label is None else context.ignore_label
 
     def sample(self, rng: np.random.Generator, context: Context) -> SpatialParams | None:
         """Draw the parameters, or None where the sample is neither rotated nor scaled."""
@@ -126,6 +141,7 @@ def cut_patch(
     params: SpatialParams | None,
     *,
     out: tuple[Tensor, Tensor] | None = None,
+    ignored: int = NO_LABEL,
 ) -> tuple[Tensor, Tensor]:
     """Cut the network patch out of the middle of `box`, turned and scaled if there are `params`.
 
@@ -139,6 +155,7 @@ def cut_patch(
         patch_size: network patch (z, y, x), not larger than the box.
         params: what `Spatial.sample` drew.
         out: contiguous CPU tensors of the result's shapes to write into, such as places in a batch.
+        ignored: see `Spatial.without_vote`.
 
     Returns:
         `out`, or new tensors: image (C, *patch_size) float32 and labels (L, *patch_size) int16.
@@ -156,9 +173,9 @@ def cut_patch(
 
     way = (params.matrix(), warp_centre(box, patch_size, params))
     parts = _parts(labels, patch_labels.numpy())
-    warp(image, parts[0][0], *way, (patch.numpy(), parts[0][1]))
+    warp(image, parts[0][0], *way, (patch.numpy(), parts[0][1]), ignored=ignored)
     for own, target in parts[1:]:
-        warp(image[:0], own, *way, (patch.numpy()[:0], target))
+        warp(image[:0], own, *way, (patch.numpy()[:0], target), ignored=ignored)
     return patch, patch_labels
 
 

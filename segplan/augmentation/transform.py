@@ -22,12 +22,14 @@ class Context:
         dummy_2d: the patch is so anisotropic that axis 0 is left alone by what resamples.
         previous_labels: foreground labels of the previous stage's segmentation, which is channel 1 of the labels then;
             empty outside cascades.
+        ignore_label: the label of voxels that are not annotated; None where all are.
     """
 
     channels: int
     patch_size: tuple[int, ...]
     dummy_2d: bool = False
     previous_labels: tuple[int, ...] = ()
+    ignore_label: int | None = None
 
     @property
     def resampled_axes(self) -> tuple[int, ...]:

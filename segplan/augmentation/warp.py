@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 
-from segplan.augmentation.spatial import OUTSIDE_LABEL, TIE
+from segplan.augmentation.spatial import NO_LABEL, OUTSIDE_LABEL, TIE
 
 Position = tuple[float, float, float]
 Fractions = tuple[np.float32, np.float32, np.float32]
@@ -28,12 +28,15 @@ def warp(
     matrix: np.ndarray,
     centre: np.ndarray,
     out: tuple[np.ndarray, np.ndarray],
+    *,
+    ignored: int = NO_LABEL,
 ) -> None:
     """Sample a patch at `centre + matrix · (voxel - middle of the patch)`.
 
     Intensities are interpolated linearly, with zeros outside the image. A voxel's label is the one with the largest
     sum of linear weights among its neighbours, those outside counting as -1; among tied labels the nearest
-    neighbour's wins, else the smallest.
+    neighbour's wins, else the smallest. The label `ignored` is given where it is the nearest neighbour's, and has no
+    vote elsewhere.
 
     Args:
         image: (C, Z, Y, X) float32.
@@ -42,6 +45,7 @@ def warp(
             of the identity), only the 4 neighbours in the plane take part.
         centre: the case coordinates (z, y, x) of the patch's middle; voxel centres have integer coordinates.
         out: filled with the image patch (C, *patch) float32 and the label patch (L, *patch) int16; contiguous.
+        ignored: the label of voxels that are not annotated, if these shall not outvote those that are.
     """
     warped, voted = out
     matrix = np.ascontiguousarray(matrix, dtype=np.float64)
@@ -52,7 +56,7 @@ def warp(
     neighbours = 4 if is_in_plane else 8
     image = image.astype(np.float32, copy=False)
     labels = labels if labels.dtype in (np.int8, np.int16) else labels.astype(np.int16)
-    _warp(_readable(image), _readable(labels), matrix, origin, neighbours, warped, voted)
+    _warp(_readable(image), _readable(labels), matrix, origin, neighbours, ignored, warped, voted)
 
 
 def _readable(array: np.ndarray) -> np.ndarray:
@@ -69,6 +73,7 @@ def _warp(
     matrix: np.ndarray,
     origin: np.ndarray,
     neighbours: int,
+    ignored: int,
     warped: np.ndarray,
     voted: np.ndarray,
 ) -> None:
@@ -84,21 +89,22 @@ def _warp(
             row = (row_z, row_y, row_x)
             step = (step_z, step_y, step_x)
             start, stop = _inner_range(row, step, shape, neighbours, length)
+            places = warped[:, z, y], voted[:, z, y]
             if start > 0:
-                _warp_border(image, labels, row, step, neighbours, warped[:, z, y], voted[:, z, y], 0, start)
+                _warp_border(image, labels, row, step, neighbours, ignored, places, 0, start)
             if stop < length:
-                _warp_border(image, labels, row, step, neighbours, warped[:, z, y], voted[:, z, y], stop, length)
+                _warp_border(image, labels, row, step, neighbours, ignored, places, stop, length)
             if neighbours == 8:
                 _locate(row, step, shape, lowest, fractions, start, stop)
                 for c in range(image.shape[0]):
                     _interpolate_8(image[c], lowest, fractions, warped[c, z, y], start, stop)
                 for c in range(labels.shape[0]):
-                    _vote_8(labels[c], row, step, voted[c, z, y], start, stop)
+                    _vote_8(labels[c], row, step, ignored, voted[c, z, y], start, stop)
             else:
                 for c in range(image.shape[0]):
                     _interpolate_4(image[c, int(row_z)], row, step, warped[c, z, y], start, stop)
                 for c in range(labels.shape[0]):
-                    _vote_4(labels[c, int(row_z)], row, step, voted[c, z, y], start, stop)
+                    _vote_4(labels[c, int(row_z)], row, step, ignored, voted[c, z, y], start, stop)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -178,6 +184,7 @@ def _vote_8(
     labels: np.ndarray,
     row: Position,
     step: Position,
+    ignored: int,
     voted: np.ndarray,
     start: int,
     stop: int,
@@ -207,7 +214,8 @@ def _vote_8(
             flat[j + down],
             flat[j + down + right],
         )
-        voted[x] = _winner(corners, (iz, iy, ix), (np.float32(pz - iz), np.float32(py - iy), np.float32(px - ix)))
+        fractions = (np.float32(pz - iz), np.float32(py - iy), np.float32(px - ix))
+        voted[x] = _winner(corners, (iz, iy, ix), fractions, ignored)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -237,6 +245,7 @@ def _vote_4(
     labels: np.ndarray,
     row: Position,
     step: Position,
+    ignored: int,
     voted: np.ndarray,
     start: int,
     stop: int,
@@ -254,7 +263,8 @@ def _vote_4(
             voted[x] = first
             continue
         corners[0], corners[1], corners[2], corners[3] = first, flat[i + right], flat[i + down], flat[i + down + right]
-        voted[x] = _winner(corners, (0, iy, ix), (np.float32(0), np.float32(py - iy), np.float32(px - ix)))
+        fractions = (np.float32(0), np.float32(py - iy), np.float32(px - ix))
+        voted[x] = _winner(corners, (0, iy, ix), fractions, ignored)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -264,12 +274,13 @@ def _warp_border(
     row: Position,
     step: Position,
     neighbours: int,
-    warped: np.ndarray,
-    voted: np.ndarray,
+    ignored: int,
+    places: tuple[np.ndarray, np.ndarray],
     start: int,
     stop: int,
 ) -> None:
     """Do voxels `start` to `stop` of a row, of which some neighbours may lie outside the image."""
+    warped, voted = places
     depth, height, width = image.shape[1:]
     corners = np.empty(neighbours, np.int16)
     for x in range(start, stop):
@@ -291,7 +302,7 @@ def _warp_border(
                 jz, jy, jx = iz + (k >> 2), iy + ((k >> 1) & 1), ix + (k & 1)
                 is_inside = 0 <= jz < depth and 0 <= jy < height and 0 <= jx < width
                 corners[k] = labels[c, jz, jy, jx] if is_inside else OUTSIDE_LABEL
-            voted[c, x] = _winner(corners, (iz, iy, ix), fractions)
+            voted[c, x] = _winner(corners, (iz, iy, ix), fractions, ignored)
 
 
 @_jit  # type: ignore[untyped-decorator]
@@ -310,16 +321,18 @@ def _is_upper(lower: int, fraction: np.float32) -> bool:
 
 
 @_jit  # type: ignore[untyped-decorator]
-def _winner(corners: np.ndarray, lower: tuple[int, int, int], fractions: Fractions) -> int:
-    """Return the label with the largest sum of weights among 4 or 8 `corners`."""
+def _winner(corners: np.ndarray, lower: tuple[int, int, int], fractions: Fractions, ignored: int) -> int:
+    """Return the label with the largest sum of weights among 4 or 8 `corners`; `ignored` if it is the nearest's."""
     upper_z, upper_y = _is_upper(lower[0], fractions[0]), _is_upper(lower[1], fractions[1])
     favourite = int(corners[4 * upper_z + 2 * upper_y + _is_upper(lower[2], fractions[2])])
     favourite_score = _score(favourite, corners, fractions)
-    if favourite_score > 0.5:
+    if favourite_score > 0.5 or favourite == ignored:
         return favourite
     best, winner = favourite_score, favourite
     for k in range(len(corners)):
         label = int(corners[k])
+        if label == ignored:
+            continue
         score = _score(label, corners, fractions)
         if score > best + _TIE or (score > best - _TIE and label < winner):
             best, winner = max(best, score), label

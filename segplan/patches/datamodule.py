@@ -116,6 +116,7 @@ class PatchDataModule(LightningDataModule):
             use_mask_for_norm,
             label_values=labels.all_labels,
             previous_labels=previous_labels,
+            ignore_label=labels.indexed.ignore,
         )
         self.val_pipeline = plain_pipeline(patch_size, len(use_mask_for_norm), previous_labels)
         self.oversampling = Oversampling(batch_size, foreground_fraction, oversampling)

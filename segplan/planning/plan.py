@@ -103,7 +103,7 @@ class DatasetPlan:
     not_planned: Mapping[str, str]
     """Requested configurations that do not exist for this dataset, and why."""
     label_resampling: str = "votes"
-    """How label maps reach the grid: votes or nearest."""
+    """How label maps reach the grid: votes, nearest or annotated."""
     planner_settings: Mapping[str, Any] = field(default_factory=dict)
     """The planner's settings that differ from those of its preset."""
 

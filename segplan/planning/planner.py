@@ -78,10 +78,16 @@ def plan_dataset(
         transpose=inputs.frame.transpose,
         configurations=MappingProxyType(planned),
         not_planned=MappingProxyType(not_planned),
-        label_resampling=settings.label_resampling,
+        label_resampling=_label_resampling(settings, labels.ignore is not None),
         planner_settings=MappingProxyType(changed_settings(settings)),
     )
     return plan if settings.adopt is None else adopt(plan, settings)
+
+
+def _label_resampling(settings: PlannerSettings, has_ignore: bool) -> str:
+    if settings.label_resampling != "auto":
+        return settings.label_resampling
+    return "annotated" if has_ignore else "votes"
 
 
 def _plan_configurations(inputs: Inputs, names: Sequence[str]) -> tuple[dict[str, ConfigurationPlan], dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from segplan.errors import ConfigError
 
 Network = Literal["plain_unet", "residual_unet", "stunet"]
-LabelResampling = Literal["votes", "nearest"]
+LabelResampling = Literal["auto", "votes", "nearest", "annotated"]
 Rules = Literal["memory_budget", "decathlon2018"]
 ShrinkFor = Literal["minimum_batch", "reference_batch"]
 Memory = Literal["estimated", "measured"]
@@ -97,8 +97,8 @@ class PlannerSettings:
     """3d_lowres is dropped when full resolution has fewer than this times its voxels."""
     nonzero_mask_fraction: float = 0.75
     """z-scores are taken inside the non-zero mask when cropping leaves less than this of the median image."""
-    label_resampling: LabelResampling = "votes"
-    """How label maps reach the grid: by votes of the labels around, weighted linearly, or the nearest voxel's."""
+    label_resampling: LabelResampling = "auto"
+    """How label maps reach the grid, by the labels around: auto, votes, nearest or annotated (docs/regions.md)."""
     target_spacing: tuple[float, float, float] | None = None
     """Full-resolution spacing in mm, in the files' (z, y, x) order; null derives it from the cases."""
     transpose: bool = True

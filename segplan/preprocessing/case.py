@@ -93,7 +93,12 @@ class PreprocessedCase:
 
 
 def preprocess(
-    image: Image, label_map: NDArray[np.integer] | None, plan: PreprocessingPlan, *, overwrite: bool = False
+    image: Image,
+    label_map: NDArray[np.integer] | None,
+    plan: PreprocessingPlan,
+    *,
+    ignore_label: int | None = None,
+    overwrite: bool = False,
 ) -> PreprocessedCase:
     """Crop to the nonzero box, transpose, normalise and resample one case, in this order.
 
@@ -101,6 +106,7 @@ def preprocess(
         image: as read from its files, array (C, Z, Y, X) in the original frame.
         label_map: (Z, Y, X) in the original frame, or None when predicting; left as it is.
         plan: the rules for this dataset and configuration.
+        ignore_label: what voxels of the label map bear that are not annotated, if any do.
         overwrite: the image's array may be changed, which saves the memory of a copy of a channel.
 
     Raises:
@@ -124,8 +130,10 @@ def preprocess(
     labels = None
     if label_map is not None:
         marked = _marked(_crop(label_map, original_box).transpose(plan.transpose), inside)
-        nearest = plan.label_resampling == "nearest"
-        labels = resample_labels(marked, properties.shape, current, target, nearest=nearest)
+        nearest, ignored = plan.label_resampling == "nearest", None
+        if plan.label_resampling == "annotated":
+            ignored = ignore_label
+        labels = resample_labels(marked, properties.shape, current, target, nearest=nearest, ignored=ignored)
         np.greater_equal(marked, 0, out=inside)
         del marked
     array = np.empty((len(channels), *properties.shape), dtype=np.float32)

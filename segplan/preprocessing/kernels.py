@@ -130,13 +130,20 @@ def resample_axis(
 
 
 @_compiled(
-    types.Array(types.int16, 1, "C"), types.Array(types.float64, 1, "C"), types.int64, returns=types.int16, fused=False
+    types.Array(types.int16, 1, "C"),
+    types.Array(types.float64, 1, "C"),
+    types.int64,
+    types.int64,
+    returns=types.int16,
+    fused=False,
 )
-def _winner(near: NDArray[np.int16], weight: NDArray[np.float64], nearest: int) -> np.int16:
+def _winner(near: NDArray[np.int16], weight: NDArray[np.float64], nearest: int, ignored: int) -> np.int16:
     winner: np.int16 = near[0]
     best = -1.0
     for corner in range(8):
-        total = 0.0
+        if near[corner] == ignored and nearest != ignored:
+            continue
+        total = 2.0 if near[corner] == ignored else 0.0
         for other in range(8):  # always in the same order, so that equal sums are equal bit for bit
             if near[other] == near[corner]:
                 total += weight[other]
@@ -147,12 +154,13 @@ def _winner(near: NDArray[np.int16], weight: NDArray[np.float64], nearest: int) 
     return winner
 
 
-@_compiled(_LABELS_IN, _LABELS_OUT, types.UniTuple(_NODES, 3), types.UniTuple(_TABLE, 3), fused=False)
+@_compiled(_LABELS_IN, _LABELS_OUT, types.UniTuple(_NODES, 3), types.UniTuple(_TABLE, 3), types.int64, fused=False)
 def vote_labels(
     labels: NDArray[np.int16],
     target: NDArray[np.int16],
     nodes: tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]],
     shares: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    ignored: int,
 ) -> None:
     """Give each output voxel the label with the largest sum of linear weights among its eight neighbours.
 
@@ -163,6 +171,7 @@ def vote_labels(
         target: the output, written to.
         nodes: per axis (size of target, 3): lower, upper and nearest source index.
         shares: per axis (size of target, 2): weights of lower and upper.
+        ignored: a label that wins where it is the nearest neighbour's, and only there.
     """
     near = np.empty(8, dtype=np.int16)
     weight = np.empty(8)
@@ -186,7 +195,7 @@ def vote_labels(
                     weight[corner] = (
                         shares[0][i, corner >> 2] * shares[1][j, (corner >> 1) & 1] * shares[2][k, corner & 1]
                     )
-                target[i, j, k] = _winner(near, weight, labels[z_nearest, y_nearest, nodes[2][k, 2]])
+                target[i, j, k] = _winner(near, weight, labels[z_nearest, y_nearest, nodes[2][k, 2]], ignored)
 
 
 def were_compiled() -> bool:

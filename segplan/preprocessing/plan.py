@@ -10,7 +10,7 @@ from segplan.errors import PlanError
 
 NORMALIZATIONS = ("ct", "zscore", "none", "rescale_to_0_1", "rgb_to_0_1")
 
-LABEL_RESAMPLING = ("votes", "nearest")
+LABEL_RESAMPLING = ("votes", "nearest", "annotated")
 
 CT_STATISTICS = ("mean", "std", "percentile_00_5", "percentile_99_5")
 """The intensity statistics that the scheme "ct" reads."""
@@ -31,7 +31,8 @@ class PreprocessingPlan:
         use_mask: whether a channel's z-score looks at the nonzero mask only.
         intensities: the foreground statistics of a channel; needed by "ct".
         label_resampling: "votes": a voxel of a label map takes the label with the largest linear weight around it;
-            "nearest": that of the nearest voxel.
+            "nearest": that of the nearest voxel; "annotated": the ignore label where the nearest voxel bears it, else
+            the label with the largest weight among the others.
     """
 
     spacing: tuple[float | None, float, float]
@@ -44,7 +45,7 @@ class PreprocessingPlan:
     def __post_init__(self) -> None:
         if self.label_resampling not in LABEL_RESAMPLING:
             what = f"label maps cannot be resampled by {self.label_resampling}"
-            raise PlanError(what, "plan.label_resampling", f"Use {' or '.join(LABEL_RESAMPLING)}")
+            raise PlanError(what, "plan.label_resampling", f"Use one of {', '.join(LABEL_RESAMPLING)}")
         unknown = sorted(set(self.normalization) - set(NORMALIZATIONS))
         if unknown:
             raise PlanError(

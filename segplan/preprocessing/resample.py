@@ -16,6 +16,7 @@ ANISOTROPY_THRESHOLD = 3.0
 """Beyond this ratio of largest to smallest spacing, slices are resampled on their own."""
 
 _INT16 = np.iinfo(np.int16)
+_NO_LABEL = int(_INT16.min) - 1
 
 _SLAB_VOXELS = 1 << 18
 """Voxels worked on together between two passes, so that they stay in a core's cache."""
@@ -79,6 +80,7 @@ def resample_labels(
     new: Sequence[float],
     *,
     nearest: bool = False,
+    ignored: int | None = None,
 ) -> NDArray[np.integer]:
     """Resample a label map: each voxel takes the label with the largest linear weight around it.
 
@@ -91,6 +93,8 @@ def resample_labels(
         current: spacing of `labels` in mm.
         new: spacing of the output in mm.
         nearest: each voxel takes the nearest one's label instead.
+        ignored: a label that shall not outvote others: a voxel takes it where the nearest one bears it, and elsewhere
+            it has no vote.
 
     Returns:
         `shape`, int8 if `labels` is so, else int16 (`labels` itself where nothing changes).
@@ -103,6 +107,7 @@ def resample_labels(
     separate = separate_axis(current, new)
     tables = [_vote_table(labels.shape[axis], shape[axis], nearest or axis == separate) for axis in range(3)]
     nodes, shares = zip(*tables, strict=True)
+    without_vote = _NO_LABEL if ignored is None else ignored
     result = np.empty(tuple(shape), dtype=narrow.dtype)
     step = max(1, _SLAB_VOXELS // max(1, shape[1] * shape[2]))
     for start in range(0, shape[0], step):
@@ -111,7 +116,7 @@ def resample_labels(
         low, high = int(nodes[0][here].min()), int(nodes[0][here].max()) + 1
         source = np.ascontiguousarray(narrow[low:high], dtype=np.int16)
         target = np.empty(result[here].shape, dtype=np.int16)
-        vote_labels(source, target, (nodes[0][here] - low, *nodes[1:]), (shares[0][here], *shares[1:]))
+        vote_labels(source, target, (nodes[0][here] - low, *nodes[1:]), (shares[0][here], *shares[1:]), without_vote)
         result[here] = target
     return result
 

@@ -38,7 +38,8 @@ def preprocess_to_store(
     image = read_image(case.images)
     reference = read_label_map(case.label).array[0]
     try:
-        preprocessed = preprocess(image, labels.to_indices(reference), plan, overwrite=True)
+        on_file, ignore = labels.to_indices(reference), labels.indexed.ignore
+        preprocessed = preprocess(image, on_file, plan, ignore_label=ignore, overwrite=True)
     except DatasetError as error:
         raise DatasetError(error.what, case.identifier, error.remedy) from error
     except ImageError as error:

@@ -52,6 +52,19 @@ def test_warp_on_tensors_votes_the_labels_of_the_compiled_warp():
         assert torch.equal(batch_labels[n], patch_labels)
 
 
+def test_warp_on_tensors_leaves_the_vote_to_annotated_voxels_too():
+    pipeline = Pipeline(Context(1, (20, 20, 20), ignore_label=9), Spatial())
+    image, labels = smooth_case((26, 30, 28))
+    labels = np.where(np.random.default_rng(0).random(labels.shape) < 0.6, 9, labels).astype(np.int16)
+    draws = [{"spatial": SpatialParams((0.3, -0.2, 0.4), (1.1, 0.8, 1.2))}, {"spatial": SpatialParams((0.7,), 1.25)}]
+    alone, _, batch_labels = both_ways(pipeline, image, labels, draws)
+    by_votes = Pipeline(pipeline.context, Spatial(unannotated="votes"))
+    for n, (_, patch_labels) in enumerate(alone):
+        assert (batch_labels[n] != patch_labels).float().mean() < 1e-3  # ties alone
+        voted = by_votes.apply(image, labels, draws[n], Box3((2, -3, 4), pipeline.initial_patch_size))[1]
+        assert (voted != patch_labels).float().mean() > 0.02
+
+
 def vote(corners, fraction):
     labels = torch.tensor(corners, dtype=torch.int16).view(1, 2, 2, 2)
     out = torch.empty(1, 1, 1, 1), torch.empty(1, 1, 1, 1, dtype=torch.int16)

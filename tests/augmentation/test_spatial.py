@@ -51,6 +51,61 @@ def test_warp_equals_one_interpolation_per_label_by_scipy(params, lower):
     np.testing.assert_array_equal(voted[0].numpy()[is_clear], expected_labels[is_clear])
 
 
+def hidden_at_random(labels, share, seed=0):
+    """Labels of which a share bears the ignore label 9, voxel by voxel."""
+    return np.where(np.random.default_rng(seed).random(labels.shape) < share, 9, np.maximum(labels, 0)).astype(np.int16)
+
+
+@pytest.mark.parametrize("params", [TURNED, IN_PLANE])
+@pytest.mark.parametrize("lower", [(2, 3, 1), (-9, 8, -3)])
+def test_unannotated_voxels_never_outvote_annotated_ones(params, lower):
+    image, labels = smooth_case((19, 22, 25))
+    labels = hidden_at_random(labels, 0.5)
+    box, patch_size = Box3(lower, (14, 15, 17)), (10, 11, 13)
+    grid = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in patch_size], indexing="ij"), -1)
+    centre = np.array(box.lower) + (np.array(box.size) - 1) / 2
+    positions = np.moveaxis(grid @ params.matrix().T + centre, -1, 0)
+    scores, values = [], sorted({*np.unique(labels).tolist(), -1} - {9})
+    for value in values:
+        share = ndimage.map_coordinates(
+            (labels[0] == value).astype(float), positions, order=1, mode="grid-constant", cval=value == -1
+        )
+        scores.append(share)
+    nearest = ndimage.map_coordinates(labels[0], positions, order=0, mode="grid-constant", cval=-1)
+    expected = np.where(nearest == 9, 9, np.array(values)[np.argmax(scores, 0)])
+    ordered = np.sort(scores, axis=0)
+    is_clear = (ordered[-1] - ordered[-2] > 1e-3) & (np.abs(np.abs(positions % 1) - 0.5) > 1e-3).all(0)
+    _, voted = cut_patch(image, labels, box, patch_size, params, ignored=9)
+    assert is_clear.mean() > 0.8
+    np.testing.assert_array_equal(voted[0].numpy()[is_clear], expected[is_clear])
+
+
+@pytest.mark.parametrize("params", [TURNED, IN_PLANE, SpatialParams((0.2, 0.1, -0.3), 0.75)])
+def test_scattered_annotations_keep_their_number_and_their_labels_unless_they_are_voted_away(params):
+    image, labels = smooth_case((40, 44, 48))
+    box, patch_size = Box3((4, 4, 4), (32, 32, 32)), (32, 32, 32)
+    _, whole = cut_patch(image, np.maximum(labels, 0), box, patch_size, params)
+    scattered = hidden_at_random(labels, 0.8)
+    _, kept = cut_patch(image, scattered, box, patch_size, params, ignored=9)
+    _, voted = cut_patch(image, scattered, box, patch_size, params)
+    inside = whole >= 0
+    known = inside & (kept != 9)
+    assert known[inside].float().mean() == pytest.approx(0.2, abs=0.01)
+    assert (inside & (voted != 9)).sum() < 0.9 * known.sum()
+    for label in (0, 1):
+        share = (kept[known] == label).float().mean() / (whole[inside] == label).float().mean()
+        assert share == pytest.approx(1, abs=0.1)
+    assert (kept[known] == whole[known]).float().mean() > 0.9
+
+
+def test_the_choice_of_votes_is_nnunets_rule():
+    context = Context(1, (8, 8, 8), ignore_label=9)
+    assert Spatial().without_vote(context) == 9
+    assert Spatial(unannotated="votes").without_vote(context) == Spatial().without_vote(Context(1, (8, 8, 8)))
+    with pytest.raises(ConfigError, match="Use nearest or votes"):
+        Spatial(unannotated="linear")
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.uint8, np.int32])
 def test_labels_of_any_integer_type_give_the_same_patch(dtype):
     image, labels = smooth_case((12, 13, 14))

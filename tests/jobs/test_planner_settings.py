@@ -105,6 +105,21 @@ def test_a_constant_that_does_not_exist_is_refused_also_when_added(files, capsys
     assert f"{node}.foo: there is no such key" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("word", "with_ignore", "without"),
+    [("auto", "annotated", "votes"), ("votes", "votes", "votes"), ("nearest", "nearest", "nearest")],
+)
+def test_an_ignore_label_has_no_vote_unless_that_is_asked_for(files, tmp_path, word, with_ignore, without) -> None:
+    description = tmp_path / "dataset.json"
+    for labels, rule in (({}, without), ({"ignore": 2}, with_ignore)):
+        content = json.loads(description.read_text(encoding="utf-8"))
+        content["labels"] |= labels
+        description.write_text(json.dumps(content), encoding="utf-8")
+        assert main("plan", [*files, f"planner.label_resampling={word}", "configurations=[3d_fullres]"]) == 0
+        shared = OmegaConf.load(tmp_path / "w" / "plan" / "Small" / "_dataset.yaml")
+        assert shared.plan.get("label_resampling", "votes") == rule
+
+
 def test_asking_for_no_configuration_is_refused(files, capsys) -> None:
     assert main("plan", [*files, "configurations=[]"]) == 2
     assert "asks for nothing" in capsys.readouterr().err

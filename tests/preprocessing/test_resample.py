@@ -264,6 +264,21 @@ def test_label_maps_by_nearest_neighbour_take_the_voxel_that_holds_the_centre(be
     np.testing.assert_array_equal(found, labels[np.ix_(*places)])
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.integers(1, 9)] * 3), st.tuples(*[st.integers(1, 18)] * 3), st.integers(0, 2**16))
+def test_an_ignored_label_wins_where_it_is_nearest_and_has_no_vote_elsewhere(old, new, seed):
+    labels = np.random.default_rng(seed).choice([-1, 0, 1, 2, 9], old, p=[0.05, 0.15, 0.1, 0.1, 0.6]).astype(np.int16)
+    result = resample_labels(labels, new, ISOTROPIC, ISOTROPIC, ignored=9)
+    nearest = zoom(labels, new, 0)
+    assert np.array_equal(result == 9, nearest == 9)
+    values = [value for value in np.unique(labels) if value != 9]
+    if values:
+        scores = np.stack([zoom((labels == value).astype(np.float64), new, 1) for value in values])
+        best, rest = scores.max(0), np.sort(scores, 0)[-2] if len(values) > 1 else -1
+        decided = (best - rest > 1e-12) & (result != 9)
+        assert np.array_equal(result[decided], np.array(values)[scores.argmax(0)][decided])
+
+
 def test_a_plan_with_nearest_labels_has_a_store_of_its_own_and_other_plans_keep_theirs():
     known = {"spacing": [1, 1, 1], "transpose": [0, 1, 2], "normalization": ["zscore"], "use_mask": [False]}
     votes = PreprocessingPlan.from_json(known | {"intensities": [None]})
@@ -271,7 +286,7 @@ def test_a_plan_with_nearest_labels_has_a_store_of_its_own_and_other_plans_keep_
     assert "label_resampling" not in votes.to_json()
     assert nearest.identifier() != votes.identifier()
     assert PreprocessingPlan.from_json(nearest.to_json()) == nearest
-    with pytest.raises(PlanError, match="Use votes or nearest"):
+    with pytest.raises(PlanError, match="Use one of votes, nearest, annotated"):
         PreprocessingPlan.from_json(known | {"intensities": [None], "label_resampling": "cubic"})
     labels = np.zeros((8, 8, 8), np.int8)
     labels[2:5, 3:6, 1:7] = 1
@@ -281,3 +296,23 @@ def test_a_plan_with_nearest_labels_has_a_store_of_its_own_and_other_plans_keep_
     assert first is not None
     assert second is not None
     np.testing.assert_array_equal(second, labels.repeat(2, 0).repeat(2, 1).repeat(2, 2))
+
+
+def test_only_the_plan_annotated_takes_the_vote_from_unannotated_voxels():
+    known = {"spacing": [1.3, 1.3, 1.3], "transpose": [2, 0, 1], "normalization": ["zscore"], "use_mask": [False]}
+    votes = PreprocessingPlan.from_json(known | {"intensities": [None]})
+    annotated = PreprocessingPlan.from_json(known | {"intensities": [None], "label_resampling": "annotated"})
+    assert len({votes.identifier(), annotated.identifier()}) == 2
+    generator = np.random.default_rng(0)
+    organ = np.zeros((20, 24, 28), np.int8)
+    organ[5:15, 6:18, 7:21] = 1
+    labels = np.where(generator.random(organ.shape) < 0.8, 2, organ)
+    geometry = Geometry(3, (1.0,) * 3, (0.0,) * 3, tuple(np.eye(3).ravel()))
+    image = Image(generator.normal(9, 1, (1, *organ.shape)).astype(np.float32), ISOTROPIC, geometry)
+    whole = preprocess(image, organ, votes).labels
+    found = {plan: preprocess(image, labels, plan, ignore_label=2).labels for plan in (votes, annotated)}
+    known = found[annotated] != 2
+    assert known.mean() == pytest.approx(0.2, abs=0.02)
+    assert (found[votes] != 2).mean() < 0.15
+    assert (found[annotated][known] == whole[known]).mean() > 0.97
+    assert np.array_equal(preprocess(image, labels, annotated).labels, found[votes])  # no label is named
