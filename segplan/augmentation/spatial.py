@@ -111,8 +111,7 @@ class Spatial:
 
     def without_vote(self, context: Context) -> int:
         """Return the label that shall not outvote others: the ignore label, or `NO_LABEL`."""
-        has_vote = context.ignore_label is None or self.unannotated == "votes"
-        return NO_LABEL if has_vote or context.ignore_label is None else context.ignore_label
+        return NO_LABEL if context.ignore_label is None or self.unannotated == "votes" else context.ignore_label
 
     def sample(self, rng: np.random.Generator, context: Context) -> SpatialParams | None:
         """Draw the parameters, or None where the sample is neither rotated nor scaled."""

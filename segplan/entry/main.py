@@ -13,7 +13,7 @@ from segplan.entry.arguments import name_selection, quote_paths
 from segplan.entry.compose import compose_job, compose_training
 from segplan.entry.environment import child_environment
 from segplan.entry.help import help_text
-from segplan.entry.launched import launched_rank, take_share
+from segplan.entry.launched import Rank, launched_rank, leaving_together, take_share
 from segplan.entry.locations import planned, workspace_folder
 from segplan.errors import ConfigError, SegplanError, StorageError, StoreError, VerificationError
 from segplan.jobs.console import print_problems
@@ -68,6 +68,10 @@ def _dispatch(job: str, arguments: list[str]) -> int:
         from segplan.entry.multirun import show_hydra
 
         return show_hydra(job, quoted, workspace)
+    rank = launched_rank(os.environ) if job == "predict" else None  # a training's ranks are Lightning's
+    if multirun and rank is not None:
+        what = "-m starts processes of its own, and this is one of several already"
+        raise ConfigError(what, remedy="Leave out -m, or torchrun and srun.")
     if multirun:
         return _dispatch_several(job, [argument for argument in quoted if argument not in _MULTIRUN], workspace)
     show = _pop_option(quoted, "--cfg", "-c")
@@ -78,18 +82,25 @@ def _dispatch(job: str, arguments: list[str]) -> int:
     if show is not None:
         print(OmegaConf.to_yaml(config, resolve=True), end="")
         return 0
-    if job == "predict" and (rank := launched_rank(os.environ)) is not None:
+    return _run(job, config, quoted, workspace, rank)
+
+
+def _run(job: str, config: DictConfig, words: list[str], workspace: Path, rank: Rank | None) -> int:
+    """Run what is composed of `words`: here, or shared among devices, or this process's share of it."""
+    if rank is not None:
         from segplan.entry.launchers import visible_gpus
 
         take_share(config, rank, visible_gpus(), os.environ)
-    elif job == "predict" and (shares := device_shares(config)):
+        with leaving_together(rank):
+            return run_composed(job, config)
+    if job == "predict" and (shares := device_shares(config)):
         from segplan.entry.multirun import run_sweep
 
-        return run_sweep(job, [word for word in quoted if not _sets_devices(word)] + shares, workspace)
+        return run_sweep(job, [word for word in words if not _sets_devices(word)] + shares, workspace)
     try:
         return run_composed(job, config)
     except StoreError as error:
-        changed = [argument for argument in quoted if argument.startswith("plan.")]
+        changed = [word for word in words if word.startswith("plan.")]
         if not changed:
             raise
         remedy = f"Preprocessing does not see {changed[0]} here: write it into a file of your own (docs/plans.md)."

@@ -69,7 +69,8 @@ class CaseExport:
         wants_more = entropy or probabilities is not None
         self._on_device: DeviceLabels | None = None
         if device not in (None, HOST) and not wants_more:
-            self._on_device = DeviceLabels(self._tables, device, painted=self._painted)
+            self._on_device = DeviceLabels(self._tables, painted=self._painted)
+        self._device = device
 
     def add(self, logits: NDArray[np.float32] | torch.Tensor) -> None:
         """Take the next slab, (K, depth, Y, X)."""
@@ -83,7 +84,7 @@ class CaseExport:
 
     def _make_on_device(self, slab: torch.Tensor, ready: range) -> bool:
         """Make labels where the slab is; False if that is not wanted, or has no room there."""
-        if self._on_device is None or slab.device.type != self._on_device.device.type:
+        if self._on_device is None or self._device is None or slab.device.type != self._device.type:
             return False
         target = in_box(self.labels, self._properties)
         try:
@@ -94,9 +95,8 @@ class CaseExport:
             if not is_out_of_memory(error):
                 raise
         # Outside the handler, whose traceback keeps the failed attempt's tensors alive.
-        device = self._on_device.device
-        release(device)
-        self._notes.append(f"no room on {device} to resample labels: that is done on the host")
+        release(slab.device)
+        self._notes.append(f"no room on {self._device} to resample labels: that is done on the host")
         return False
 
     def _make_on_host(self, slab: NDArray[np.float32], ready: range) -> None:

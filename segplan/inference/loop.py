@@ -6,6 +6,7 @@ pickled; at most `read_ahead` cases wait for the network and one for the writer.
 
 import logging
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -15,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal
 
 import numpy as np
@@ -163,16 +165,27 @@ class _Writing:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """Undo what Lightning makes of Ctrl-C: it leaves with code 1, and the signal stays ignored from then on."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Undo what Lightning makes of signals: SIGTERM is ignored; Ctrl-C leaves with 1, and is ignored from then on."""
+    handler, in_main = signal.getsignal(signal.SIGINT), threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    if in_main and before is signal.SIG_DFL:  # Lightning calls handlers that it finds
+        signal.signal(signal.SIGTERM, _leave)
     try:
         yield
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
-            if threading.current_thread() is threading.main_thread():  # no other may set handlers, nor is interrupted
+            if in_main:  # no other may set handlers, nor is interrupted
                 signal.signal(signal.SIGINT, handler)
             raise KeyboardInterrupt from error
         raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.stderr.write("segplan: stopped by SIGTERM; the same command goes on from here\n")
+    raise SystemExit(128 + number)
 
 
 class _CaseStream(IterableDataset[LoadedCase]):

@@ -91,7 +91,8 @@ def segment_case(
         probabilities: an open store to write them to, as `open_probabilities` makes it.
         entropy: make a map of it.
         label_channels: of a cascade: the case's labels 1 … `label_channels` become as many further input channels.
-        overlap: export in a thread beside the network; None: if that is on an accelerator.
+        overlap: export in a thread beside the network; None: if that is on a CUDA device. (Apple's does not take
+            operations of two threads at once.)
         watch: passes on the slabs of logits that it is given, (K, depth, Y, X) each, and may look at them.
 
     Raises:
@@ -124,7 +125,7 @@ def segment_case(
     slabs = _timed(stream_logits(networks, source, tiling, target, notes), seconds)
     if watch is not None:
         slabs = watch(slabs)
-    if target.type != "cpu" if overlap is None else overlap:
+    if target.type == "cuda" if overlap is None else overlap:
         _beside(slabs, export.add)
     else:
         for slab in slabs:

@@ -42,6 +42,7 @@ class Resources:
         timeout_min: minutes a job may run; a training that needs more is requeued and goes on.
         nodes: machines; 1, and for a training trainer.num_nodes.
         tasks_per_node: processes a machine, each of which runs the command; 1, and for a training trainer.devices.
+            Those of a prediction share its cases.
         cpus_per_task: cores a process.
         gpus_per_node: GPUs a machine.
         mem_gb: memory a machine.

@@ -36,34 +36,33 @@ from segplan.jobs.next_stage import NextStage, next_stages, segmented_for
 from segplan.jobs.training_setup import TrainingSetup
 from segplan.model_folder import ModelFolder
 from segplan.preprocessing import CascadeCases, PreprocessedCase, StoredCase
-from segplan.training.gather import gather_objects, on_all_ranks, rank_and_count
+from segplan.training.after_training import Ranks
 
 
-def validate_fold(setup: TrainingSetup) -> dict[str, Any]:
+def validate_fold(setup: TrainingSetup, ranks: Ranks | None = None) -> dict[str, Any]:
     """Write RUN/fold_K/validation, or validation_best: a label map a case and summary.json, whose content is returned.
 
     With `force` what is there is discarded first. Needs neither the raw dataset nor SimpleITK: without it label maps
     are written as CASE_labels.npz (key `labels`). The first stage of a cascade also leaves RUN/predicted_next_stage.
 
-    Ranks that have trained together share the cases, and all must call this. They go on case by case together, so that
-    none waits long for another; what goes wrong on one is raised on all.
+    `ranks` that have trained together share the cases, and all must call this, once the weights are written. They go on
+    case by case together; where something goes wrong on one, all end (`Ranks.do`).
     """
-    rank, count = rank_and_count()
-    folder, cases = setup.validation, setup.split.validation
-    on_all_ranks(lambda: None)  # the first one has written the weights
-    validation = on_all_ranks(lambda: _Validation.prepare(setup))
-    on_all_ranks(lambda: _discard(setup) if rank == 0 else None)
+    ranks = ranks or Ranks()
+    folder, cases, count = setup.validation, setup.split.validation, ranks.count
+    validation = ranks.do(lambda: _Validation.prepare(setup))
+    ranks.do(lambda: None if ranks.number else _discard(setup))
     results: list[tuple[int, CaseResult]] = []
-    with progress("validation", len(cases)) if rank == 0 else nullcontext(lambda: None) as advance:
+    with progress("validation", len(cases)) if ranks.number == 0 else nullcontext(lambda: None) as advance:
         for first in range(0, len(cases), count):
             numbers = range(first, min(first + count, len(cases)))
-            mine = numbers[rank : rank + 1]
-            results += on_all_ranks(partial(validation.of, mine))
+            mine = numbers[ranks.number : ranks.number + 1]
+            results += ranks.do(partial(validation.of, mine))
             for _ in numbers:
                 advance()
-    gathered = sorted((pair for own in gather_objects(results) for pair in own), key=itemgetter(0))
+    gathered = sorted((pair for own in ranks.gather(results) for pair in own), key=itemgetter(0))
     summary = summarize([result for _, result in gathered])
-    if rank == 0:
+    if ranks.number == 0:
         write_summary(folder / "summary.json", summary)
     return summary
 

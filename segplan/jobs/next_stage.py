@@ -135,7 +135,7 @@ def _also(slabs: Slabs, case: StoredCase, setup: TrainingSetup, stage: NextStage
         made = executor.submit(make)
         try:
             for slab in slabs:
-                waiting.put(slab.clone())  # whoever takes it next may write on it
+                waiting.put(slab.to("cpu", copy=True))  # whoever takes it next may write on it
                 yield slab
         finally:
             waiting.put(None)

@@ -96,7 +96,9 @@ def run(config: DictConfig, compose: Compose) -> int:
     spent = seconds(time.perf_counter() - start) if inspected.fresh else "done before"
     if inspected.notes:
         print_problems(inspected.notes)
-    print(f"{'verify':13}{len(dataset.cases)} ok, {len(inspected.notes)} notes")
+    print(
+        f"{'verify':13}{len(dataset.cases)} ok, {len(inspected.notes)} note{'' if len(inspected.notes) == 1 else 's'}"
+    )
     print(f"{'fingerprint':13}{describe_images(inspected.fingerprint)}  {spent}")
     if "plan" in job.stages:
         _plan(job, dataset.name, inspected.fingerprint, dataset.description, dataset)

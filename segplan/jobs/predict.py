@@ -59,7 +59,8 @@ def run(config: DictConfig) -> int:
     left = list(request.cases) if config.force else _left_to_do(request, record)
     if not left:
         done = f"{count_of(len(request.cases))} already in {request.output}, by this model and settings"
-        print(f"Nothing to do: {done} (force=true redoes).")
+        share = "" if config.num_shards == 1 else f" in share {config.shard + 1} of {config.num_shards}"
+        print(f"Nothing to do{share}: {f'{done} (force=true redoes)' if request.cases else 'no cases'}.", flush=True)
         return 0
     remove_leftovers(request.output, math.inf)  # of killed jobs alone, however old: others may be at work
     with _scratch(request.output) as scratch:

@@ -53,7 +53,8 @@ class Results:
         """Say what is about to happen, and open the record."""
         axes = len(self._member.tiling.mirror_axes)
         parts = [
-            count_of(count),
+            count_of(count)
+            + (f" (share {self.record.shard + 1} of {shares})" if (shares := self.record.num_shards) > 1 else ""),
             described(self.ensemble),
             f"mirroring {axes} axes" if axes else "no mirroring",
             _device_name(self.predictor.device),

@@ -47,7 +47,8 @@ def check_run(config: DictConfig, *, waits: bool = False) -> None:
 
     check_name(str(config.run))
     setup = prepare_training(config, waits=waits)
-    check_run_folder(setup.folder, run_identity(config), starting_over=setup.starts_over, waits=waits)
+    how = {"starting_over": setup.starts_over, "waits": waits, "trains": config.mode == "train"}
+    check_run_folder(setup.folder, run_identity(config), **how)
 
 
 def write_run(config: DictConfig) -> Path:

@@ -83,7 +83,12 @@ def differing_keys(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[st
 
 
 def check_run_folder(
-    folder: Path, identity: Mapping[str, Any], *, starting_over: bool = False, waits: bool = False
+    folder: Path,
+    identity: Mapping[str, Any],
+    *,
+    starting_over: bool = False,
+    waits: bool = False,
+    trains: bool = True,
 ) -> None:
     """Refuse to train in RUN/fold_K what does not belong there.
 
@@ -92,6 +97,7 @@ def check_run_folder(
         identity: this training's.
         starting_over: what the fold holds will be discarded; only the run's other folds count then.
         waits: a cascade's first stage may still train; its weights do not count yet.
+        trains: False: it is only validated.
 
     Raises:
         RunError: fold or run belong to a run with another identity. The folds of a run share model.json, so they
@@ -100,6 +106,8 @@ def check_run_folder(
     shared, ignored = _shared(identity), _PREVIOUS if waits else None
     if not starting_over:
         remedy = "Use run=NAME for a new one, or force=true to start over."
+        if not trains:
+            remedy = f"Give the overrides that it was trained with; {folder / 'config.yaml'} holds their values."
         _check_file(folder / IDENTITY_FILE, identity, "run folder holds a run with another config", remedy, ignored)
         _check_file(folder.parent / IDENTITY_FILE, shared, "the run's folds have another config", remedy, ignored)
     elif _has_other_folds(folder):

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from segplan.errors import RunError, SegplanError
+from segplan.errors import RunError
 from segplan.imaging import atomic_write, remove_leftovers
 from segplan.jobs import training_device, training_parts
 from segplan.jobs.dashboards import Dashboards, describe_run, open_dashboards, send_scores
@@ -24,6 +23,7 @@ from segplan.jobs.run_identity import check_checkpoint, check_run_folder, claim_
 from segplan.jobs.training_setup import TrainingSetup, prepare_training
 from segplan.model_folder import MODEL_FILE, PREVIOUS, WEIGHT_FILES, write_model_json, write_weights
 from segplan.training import load_checkpoint
+from segplan.training.after_training import Ranks, ToldByFirstRankError
 from segplan.training.callbacks import StopOnSignal, TrainingStoppedError
 
 _NETWORK_PREFIX = "network."
@@ -33,7 +33,7 @@ def run(config: DictConfig) -> int:
     """Do what the resolved `config` of a fold asks for, as far as it is not done yet; returns the exit code."""
     setup = prepare_training(config)
     identity = run_identity(config)
-    check_run_folder(setup.folder, identity, starting_over=setup.starts_over)
+    check_run_folder(setup.folder, identity, starting_over=setup.starts_over, trains=config.mode == "train")
     tiling_of(setup)  # refuses now what could not be validated after the training
     if training_parts.is_first_rank():
         _print_header(setup)
@@ -44,11 +44,23 @@ def run(config: DictConfig) -> int:
             if stopped_by is not None:
                 # The first rank's code counts. Where another leaves with one, Lightning kills all of them.
                 return _exit_code(stopped_by) if training_parts.is_first_rank() else 0
-        if training_parts.is_first_rank():
-            _validate(setup, dashboards, again=trained or config.mode == "validate")
-        elif trained:
-            _help_to_validate(setup)
+        try:
+            _finish(setup, dashboards, trained=trained)
+        except ToldByFirstRankError:
+            return 0
     return 0
+
+
+def _finish(setup: TrainingSetup, dashboards: Dashboards, *, trained: bool) -> None:
+    """Write the weights and validate; what has not trained just now is validated by the first rank alone."""
+    ranks = Ranks.joined() if trained else Ranks()
+    is_first = training_parts.is_first_rank()
+    if trained:
+        ranks.do(lambda: _write_model(setup) if is_first else None)
+    if is_first:
+        _validate(setup, dashboards, ranks, again=trained or setup.config.mode == "validate")
+    elif trained:
+        validate_fold(setup, ranks)
 
 
 def _train(setup: TrainingSetup, identity: dict[str, Any], dashboards: Dashboards) -> tuple[str | None, bool]:
@@ -86,8 +98,6 @@ def _train(setup: TrainingSetup, identity: dict[str, Any], dashboards: Dashboard
         if trainer.interrupted:  # Lightning leaves with 1 after a Ctrl-C that nothing took over
             raise KeyboardInterrupt from None
         raise
-    if training_parts.is_first_rank():
-        _write_model(setup)
     return None, True
 
 
@@ -107,23 +117,19 @@ def _begin(setup: TrainingSetup, identity: dict[str, Any]) -> None:
     note_start(setup)
 
 
-def _validate(setup: TrainingSetup, dashboards: Dashboards, *, again: bool) -> None:
+def _validate(setup: TrainingSetup, dashboards: Dashboards, ranks: Ranks, *, again: bool) -> None:
     if setup.config.mode == "validate":
         _write_weights_to_validate(setup)
     summary_file = setup.validation / "summary.json"
     if is_validated(setup) and not again:
         print("nothing is left to do: the fold is trained and validated")
     else:
-        send_scores(dashboards, setup, validate_fold(setup))
+        if not again:
+            print(f"the fold is trained: its {len(setup.split.validation)} validation cases are left", flush=True)
+        send_scores(dashboards, setup, validate_fold(setup, ranks))
         if setup.config.force:
             _forget_force(setup)
     print_scores(setup, json.loads(summary_file.read_text(encoding="utf-8")))
-
-
-def _help_to_validate(setup: TrainingSetup) -> None:
-    """Validate this rank's share of the cases, beside `_validate` of the first rank, which tells what went wrong."""
-    with suppress(SegplanError, OSError):  # it is raised on the first rank too; two codes would make Lightning kill it
-        validate_fold(setup)
 
 
 def _checkpoint_to_resume(setup: TrainingSetup, identity: dict[str, Any]) -> Path | None:

@@ -98,6 +98,13 @@ def is_edited(text: str) -> bool:
     return mark is None or mark.group(1) != _hash(_MARK_LINE.sub("", text, count=1))
 
 
+_LABEL_RESAMPLING = {
+    "annotated": "the ignore label only where the nearest voxel bears it; it outvotes no other (nnU-Net: votes)",
+    "votes": "the label with the most weight around a point, as in nnU-Net; here the ignore label outvotes others",
+    "nearest": "the nearest voxel's label (nnU-Net: votes)",
+}
+
+
 def dataset_yaml(plan: DatasetPlan) -> str:
     """The text of `_dataset.yaml`: what all configurations of the plan share."""
     entries = [
@@ -116,8 +123,8 @@ def dataset_yaml(plan: DatasetPlan) -> str:
         Entry("file_ending", plan.file_ending),
         Entry("label_ending", plan.label_ending),
     ]
-    if plan.label_resampling != "votes":
-        entries.append(Entry("label_resampling", plan.label_resampling, "of label maps, to the network's grid"))
+    if plan.label_resampling != "votes" or plan.ignore_label is not None:
+        entries.append(Entry("label_resampling", plan.label_resampling, _LABEL_RESAMPLING[plan.label_resampling]))
     lines = [
         f"# {plan.dataset} · what its configurations share · {_origin(plan)}",
         "# Not a configuration by itself: the files beside it include it.",

@@ -98,7 +98,7 @@ class PlannerSettings:
     nonzero_mask_fraction: float = 0.75
     """z-scores are taken inside the non-zero mask when cropping leaves less than this of the median image."""
     label_resampling: LabelResampling = "auto"
-    """How label maps reach the grid, by the labels around: auto, votes, nearest or annotated (docs/regions.md)."""
+    """Resampling of label maps: votes, nearest or annotated; auto: annotated with an ignore label, else votes."""
     target_spacing: tuple[float, float, float] | None = None
     """Full-resolution spacing in mm, in the files' (z, y, x) order; null derives it from the cases."""
     transpose: bool = True

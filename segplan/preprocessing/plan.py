@@ -32,7 +32,7 @@ class PreprocessingPlan:
         intensities: the foreground statistics of a channel; needed by "ct".
         label_resampling: "votes": a voxel of a label map takes the label with the largest linear weight around it;
             "nearest": that of the nearest voxel; "annotated": the ignore label where the nearest voxel bears it, else
-            the label with the largest weight among the others.
+            the label with the largest weight among the others; without such a label, as "votes".
     """
 
     spacing: tuple[float | None, float, float]

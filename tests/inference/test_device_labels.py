@@ -70,15 +70,22 @@ def test_the_working_memory_changes_nothing(monkeypatch, device, labels, work):
     assert len(np.unique(expected)) == 4
 
 
-def test_the_working_memory_is_bounded_whatever_the_number_of_classes(monkeypatch):
-    plan, properties = case_of((2, 8, 8), (60, 64, 64))
-    logits = logits_of(properties.shape, 4, device="cpu:0").repeat(32, 1, 1, 1)
-    labels = DeviceLabels(tables_of(properties, plan), logits.device, painted=False)
+@pytest.mark.parametrize("sizes", [((4, 8, 8), (60, 64, 64)), ((8, 64, 64), (16, 9, 8)), ((8, 64, 64), (5, 9, 8))])
+def test_the_working_memory_is_bounded_whatever_the_number_of_classes(monkeypatch, sizes):
+    plan, properties = case_of(*sizes)
+    first, second = logits_of(properties.shape, 4).repeat(32, 1, 1, 1).chunk(2, dim=1)
+    first, second = first.clone(), second.clone()
+    labels = DeviceLabels(tables_of(properties, plan), painted=False)
+    along = tables_of(properties, plan)[0]
     monkeypatch.setattr(device_labels, "_WORK_BYTES", 1 << 18)
-    with LargestTensor() as tensors:
-        parts = list(labels.add(logits, 0, range(30)))
-    assert tensors.values < (1 << 18) // 4
-    assert sum(len(numbers) for _, numbers in parts) == 30
+    for start, slab in ((0, first), (first.shape[1], second)):
+        with LargestTensor(slab) as tensors:
+            for low, numbers in labels.add(slab, start, along.ready(start, start + slab.shape[1])):
+                assert numbers.any()
+                assert low + len(numbers) <= sizes[1][0]
+        last_plane = slab[:, 0].numel()
+        assert tensors.values <= max((1 << 18) // 4, last_plane)
+    assert slab.numel() > (1 << 18) // 4 or sizes[0][1] == 8
 
 
 @pytest.mark.parametrize("device", ACCELERATORS)
@@ -160,7 +167,11 @@ def test_a_case_on_an_accelerator_gets_the_labels_it_gets_on_the_host(monkeypatc
         )
         assert isinstance(tiling, Tiling)
         weights = torch.tensor([1.0, -1.0, 0.5, -0.5], device=name).view(1, 4, 1, 1, 1)
-        return segment_case(lambda tiles: tiles * weights, case, plan, PLAIN, tiling, device=name).labels
+        # As in Lightning's loop: the export's thread is not in inference mode, its slabs are from there.
+        with torch.inference_mode():
+            return segment_case(
+                lambda tiles: tiles * weights, case, plan, PLAIN, tiling, device=name, overlap=True
+            ).labels
 
     expected = segmented_on("cpu")
     assert not used

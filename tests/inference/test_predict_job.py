@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -319,19 +320,67 @@ def test_several_devices_share_the_cases_a_process_each(model, images, tmp_path,
     assert capsys.readouterr().out.count("\ndone: ") == 2
 
 
-def test_ranks_that_torchrun_starts_share_the_cases(model, images, tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_sigterm_ends_a_prediction_after_what_is_being_written_and_the_same_command_goes_on(
+    model, images, tmp_path, devices
+):
+    more_images(images, 38)
     output, repository = tmp_path / "out", Path(__file__).resolve().parents[2]
-    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.mirror=false"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.mirror=true"]
+    command = [sys.executable, str(repository / "predict.py"), *words, "trainer.accelerator=cpu"]
+    command.append(f"trainer.devices={devices}")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and len(list(output.glob("*.nii.gz"))) < 3:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "SIGTERM" in told
+    assert 3 <= len(list(output.glob("*.nii.gz"))) < 40
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    assert subprocess.run(command, cwd=tmp_path, env=environment, check=False).returncode == 0
+    assert len(list(output.glob("*.nii.gz"))) == 40
+
+
+def more_images(images: Path, count: int) -> None:
+    for number in range(count):
+        for channel in (0, 1):
+            shutil.copy(images / f"t1_000{channel}.nii.gz", images / f"u{number:02}_000{channel}.nii.gz")
+
+
+def with_torchrun(processes: int, *words: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    repository = Path(__file__).resolve().parents[2]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command = [*torchrun, repository / "predict.py", *words, "trainer.accelerator=cpu", "trainer.devices=2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_ranks_that_torchrun_starts_share_the_cases(model, images, tmp_path):
+    output = tmp_path / "out"
+    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.mirror=false"]
+    done = with_torchrun(2, *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(path.name for path in output.glob("predict*")) == ["predict_0of2.json", "predict_1of2.json"]
     for shard in (0, 1):
         made = json.loads((output / f"predict_{shard}of2.json").read_text(encoding="utf-8"))["cases"]
         assert list(made) == [f"t{shard}"]
     assert {path.name for path in output.glob("*.nii.gz")} == {"t0.nii.gz", "t1.nii.gz"}
+
+
+def test_torchrun_kills_no_rank_because_anothers_case_cannot_be_read(model, images, tmp_path):
+    output = tmp_path / "out"
+    more_images(images, 22)
+    for path in sorted(images.glob("*_0000.nii.gz"))[::2]:  # the first process's share
+        path.write_bytes(b"nothing")
+    words = [f"model={model}", f"input={images}", f"output={output}", "folds=0", "inference.step_size=0.2"]
+    done = with_torchrun(2, *words, cwd=tmp_path)
+    assert done.returncode != 0
+    found = {path.name.split(".")[0] for path in output.glob("*.nii.gz")}
+    assert found == {"t1", *(f"u{number:02}" for number in range(1, 22, 2))}
 
 
 def test_a_case_that_one_of_several_devices_cannot_read_is_named_at_the_end(

@@ -85,12 +85,16 @@ def sure(logits: np.ndarray, labels, margin: float) -> np.ndarray:
 
 
 class LargestTensor(TorchDispatchMode):
-    values = 0
+    """The most values of a tensor that is made within, not counting views of those in `besides`."""
+
+    def __init__(self, *besides: torch.Tensor) -> None:
+        super().__init__()
+        self.values, self._known = 0, {tensor.untyped_storage().data_ptr() for tensor in besides}
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
+            if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in self._known:
                 self.values = max(self.values, leaf.untyped_storage().nbytes() // leaf.element_size())
         return result
 

@@ -15,10 +15,12 @@ from jobs.tiny_run import make_run
 from run_comparison import rows_of
 
 from segplan.dataset import Split, write_splits
-from segplan.jobs import fold_validation, train_fold
+from segplan.jobs import train_fold
+from segplan.jobs.fold_validation import validate_fold
 from segplan.jobs.prepare import fold_folder
 from segplan.jobs.training_setup import prepare_training
 from segplan.training import load_checkpoint
+from segplan.training.after_training import Ranks
 
 # One whole case is validated: with two processes, the second has none and must not be waited for.
 SETTINGS = (
@@ -61,22 +63,27 @@ def test_each_rank_validates_its_share_and_the_first_writes_the_summary(tmp_path
     config = make_run(tmp_path, "trainer.max_epochs=1")
     write_splits(tmp_path / "plan" / "Dataset999_Tiny" / "splits_final.json", [Split(("f",), tuple("abcde"))])
     with monkeypatch.context() as alone:
-        alone.setattr(train_fold, "validate_fold", lambda setup: {})
+        alone.setattr(train_fold, "validate_fold", lambda *_: {})
         with suppress(FileNotFoundError):  # no summary to print
             train_fold.run(config)
     rounds = []
-    monkeypatch.setattr(fold_validation, "rank_and_count", lambda: (rank, 2))
-    monkeypatch.setattr(fold_validation, "on_all_ranks", lambda work: rounds.append(1) or work())
+
+    class Unheard(Ranks):
+        def gather(self, value):
+            rounds.append(value)
+            return [value]
+
     setup = prepare_training(config)
     setup.validation.mkdir(exist_ok=True)
     (setup.validation / "summary.json").write_text("{}")
-    summary = fold_validation.validate_fold(setup)
+    summary = validate_fold(setup, Unheard(rank, 2))
     written = {path.name.removesuffix(".nii.gz") for path in setup.validation.glob("*.nii.gz")}
     assert written == set(cases)
     assert len(summary["metric_per_case"]) == len(cases)
     content = json.loads((setup.validation / "summary.json").read_text())
     assert bool(content) == (rank == 0)
-    assert len(rounds) == 3 + 3  # beginnings, and three times two cases: the second rank takes part where it has none
+    # Two beginnings, three times two cases, of which the second rank has two, and the results.
+    assert len(rounds) == 2 + 3 + 1
 
 
 def test_a_case_that_the_second_process_cannot_validate_is_told_once_and_the_same_command_goes_on(tmp_path):
