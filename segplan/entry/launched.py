@@ -1,5 +1,6 @@
 """Which of several processes this is, where torchrun or srun started one command more than once."""
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from omegaconf import DictConfig, ListConfig
 from segplan.errors import ConfigError, SegplanError
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_OF_TORCHRUN = "TORCHELASTIC_RUN_ID"  # others set those three too
 _SRUN = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")  # $SLURM_NTASKS is no sign: a job's own script has it
-_PATIENCE = timedelta(days=30)
+_TO_START, _TO_END = timedelta(minutes=30), timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -31,34 +33,41 @@ def launched_rank(environment: Mapping[str, str]) -> Rank | None:
         if all(value.isdigit() for value in given):
             number, count, local = (int(value) for value in given)
             if number < count and count > 1:
-                return Rank(number, count, local, by_torchrun=names is _TORCHRUN)
+                return Rank(number, count, local, names is _TORCHRUN and _OF_TORCHRUN in environment)
     return None
 
 
 def take_share(config: DictConfig, rank: Rank, gpus: Sequence[str], environment: MutableMapping[str, str]) -> None:
-    """Leave to this process its share of a prediction's cases, unless it was given one, and a GPU of its own.
+    """Leave to this process its share of a prediction's cases, and a GPU of its own.
 
     Args:
-        config: a prediction's; changed.
+        config: a prediction's; changed. Values that cannot work stay as they are, to be refused by name.
         rank: this process's.
-        gpus: those that it sees; where there are several, or `trainer.devices` lists some, it keeps one of them.
+        gpus: those that it sees; where there are several, it keeps the one of its number. `trainer.devices=[2,3]`
+            names them instead.
         environment: this process's; changed before CUDA looks at it.
 
     Raises:
-        ConfigError: there are several GPUs, but fewer than processes.
+        ConfigError: there are fewer GPUs than processes, or `shard` is given, to each or to all: nobody can tell.
     """
-    if config.shard == 0 and config.num_shards == 1:
-        config.shard, config.num_shards = rank.number, rank.count
+    if config.shard != 0 or config.num_shards != 1:
+        what = f"process {rank.number} of {rank.count} that started together shares all cases with the others by itself"
+        where = f"shard={config.shard} num_shards={config.num_shards}"
+        raise ConfigError(
+            what, where, "Leave them out, or start one process a shard, without torchrun or srun's tasks."
+        )
+    config.shard, config.num_shards = rank.number, rank.count
     devices = config.trainer.devices
-    if isinstance(devices, ListConfig):
-        gpus = [str(device) for device in devices]
-    config.trainer.devices = 1
-    if len(gpus) < 2 or config.trainer.accelerator == "cpu":
+    named = [str(device) for device in devices] if isinstance(devices, ListConfig) else []
+    if named or devices == "auto" or str(devices).isdigit():
+        config.trainer.devices = 1
+    if config.trainer.accelerator == "cpu" or (not named and len(gpus) < 2):
         return
-    if rank.local >= len(gpus):
-        what = f"there are more than {len(gpus)} processes, and only {len(gpus)} GPUs ({', '.join(gpus)})"
+    chosen = named or list(gpus)
+    if rank.local >= len(chosen):
+        what = f"there are more than {len(chosen)} processes, and only {len(chosen)} GPUs ({', '.join(chosen)})"
         raise ConfigError(what, "trainer.devices", "Start one process for each GPU.")
-    environment["CUDA_VISIBLE_DEVICES"] = gpus[rank.local]
+    environment["CUDA_VISIBLE_DEVICES"] = chosen[rank.local]
 
 
 @contextmanager
@@ -67,19 +76,27 @@ def leaving_together(rank: Rank) -> Iterator[None]:
 
     A case that cannot be read must not cost the other processes their cases.
     """
-    try:
-        yield
-    except SegplanError:
-        _wait(rank)
-        raise
-    _wait(rank)
-
-
-def _wait(rank: Rank) -> None:
     if not rank.by_torchrun:
+        yield
         return
     from torch import distributed
 
-    distributed.init_process_group("gloo", timeout=_PATIENCE)
-    distributed.barrier()
-    distributed.destroy_process_group()
+    distributed.init_process_group("gloo", timeout=_TO_START)
+    try:
+        yield
+    except SegplanError:
+        _wait()
+        raise
+    else:
+        _wait()
+    finally:
+        distributed.destroy_process_group()
+
+
+def _wait() -> None:
+    from torch import distributed
+
+    try:
+        distributed.monitored_barrier(timeout=_TO_END)
+    except RuntimeError as error:  # another has ended without a word, so nobody needs to be waited for any more
+        sys.stderr.write(f"segplan: another process has ended before this one ({error})\n")

@@ -14,7 +14,7 @@ from torch import Tensor
 from segplan.inference.axis_tables import AxisTable, Tables
 
 _WORK_BYTES = 1 << 28
-_ARRAYS = 4  # of a class and plane: two gathered ones, their mixture, and what is compared
+_ARRAYS = 5  # of a class and plane: a mixture and the two gathered from it, their conversion, what is compared
 
 
 class DeviceLabels:
@@ -72,13 +72,15 @@ class DeviceLabels:
             some = slice(first, first + channels)
             below, above = (self._planes(slab, some, nodes - start) for nodes in along.nodes)
             part = _mixed(below, above, shares, 1)
+            del below, above
             for axis, (low, high, own_shares) in enumerate(self._on_device, start=2):
                 part = _mixed(part.index_select(axis, low), part.index_select(axis, high), own_shares, axis)
             for number, logits in enumerate(part, start=first + 1):
                 wins = logits > best
                 numbers.masked_fill_(wins, number)
                 if not self._painted:
-                    best = torch.maximum(best, logits)
+                    torch.maximum(best, logits, out=best)
+            del part, logits, wins
         return numbers
 
     def _planes(self, slab: Tensor, channels: slice, indices: NDArray[np.int64]) -> Tensor:

@@ -168,7 +168,8 @@ def _interruptible() -> Iterator[None]:
     """Undo what Lightning makes of signals: SIGTERM is ignored; Ctrl-C leaves with 1, and is ignored from then on."""
     handler, in_main = signal.getsignal(signal.SIGINT), threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
-    if in_main and before is signal.SIG_DFL:  # Lightning calls handlers that it finds
+    leaves = in_main and before is signal.SIG_DFL
+    if leaves:  # Lightning calls handlers that it finds
         signal.signal(signal.SIGTERM, _leave)
     try:
         yield
@@ -179,7 +180,7 @@ def _interruptible() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
-        if in_main:
+        if leaves:
             signal.signal(signal.SIGTERM, before)
 
 

@@ -50,8 +50,9 @@ _IRRELEVANT = {
     "finetune.checkpoint",
 }
 _IRRELEVANT_NODES = ("plan.planner_settings",)
-# Options that decide no weight while they are off; a run begun before there was such an option goes on.
-_IRRELEVANT_IF_NONE = {"module.ema_decay"}
+# Options and the value at which they decide no weight; a run begun before there was such an option goes on.
+_IRRELEVANT_AT = {"module.ema_decay": None, "plan.label_resampling": "votes"}
+_FOR_IGNORE_LABEL = "augmentation.spatial.unannotated"
 # Of a cascade, for each fold of the first stage: the hash of its weights.
 _PREVIOUS = "previous_stage.fold_"
 # In place of the checkpoint's path: the hash of its content.
@@ -69,7 +70,10 @@ def run_identity(config: DictConfig) -> dict[str, Any]:
     chosen["trainer"] = {key: plain["trainer"].get(key) for key in _TRAINER_KEYS}
     decisive = [pair for pair in _flatten(chosen) if not pair[0].startswith(_IRRELEVANT_NODES)]
     kept = [(key, value) for key, value in decisive if key not in _IRRELEVANT]
-    flat = {key: value for key, value in kept if value is not None or key not in _IRRELEVANT_IF_NONE} | _source(config)
+    flat = {key: value for key, value in kept if key not in _IRRELEVANT_AT or value != _IRRELEVANT_AT[key]}
+    if plain["plan"].get("ignore_label") is None:
+        flat.pop(_FOR_IGNORE_LABEL, None)
+    flat |= _source(config)
     flat |= _previous(config)
     # Through JSON, so that what is compared is what a file can hold (tuples become lists).
     identity: dict[str, Any] = json.loads(json.dumps(flat))

@@ -1,6 +1,7 @@
 """Work that ranks share once they have trained together: where one fails all end, and the first one says why."""
 
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,15 +36,17 @@ class _Failure:
         try:
             pickled = pickle.dumps(error)
             pickle.loads(pickled)  # noqa: S301 our own, to see whether the other side can
-        except (pickle.PickleError, TypeError, AttributeError):
+        except Exception:  # whatever its own constructor makes of it
             return cls(None, text)
         return cls(pickled, text)
 
     def restored(self, rank: int) -> Exception:
-        """The exception, or one that holds its traceback."""
+        """The exception, with its traceback as a note, or one that holds it."""
+        where = f"process {rank} of the training failed:\n{self.text}"
         if self.pickled is None:
-            return RuntimeError(f"process {rank} of the training failed:\n{self.text}")
+            return RuntimeError(where)
         error: Exception = pickle.loads(self.pickled)  # noqa: S301 from a process of this training
+        error.add_note(where)
         return error
 
 
@@ -79,6 +82,7 @@ class Ranks:
             distributed.all_gather_object(values, value, group=self._group)
         except RuntimeError as error:  # the connection is closed
             if self.number:
+                sys.stderr.write(f"segplan: process {self.number} of the training lost the others ({error})\n")
                 raise ToldByFirstRankError from error
             what = f"another process of the training has ended ({error})"
             raise RunError(what, remedy="The same command does what is left.") from error

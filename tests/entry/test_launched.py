@@ -1,4 +1,5 @@
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from segplan.entry.launched import Rank, launched_rank, take_share
 from segplan.entry.main import main
 from segplan.errors import ConfigError
 
-TORCHRUN = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+RANKS = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1"}
+TORCHRUN = RANKS | {"TORCHELASTIC_RUN_ID": "none"}
 SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
 
 
@@ -18,6 +20,7 @@ SRUN = {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2", "SLURM_LOCALID": "0"}
     ("environment", "rank"),
     [
         (TORCHRUN, Rank(3, 4, 1, by_torchrun=True)),
+        (RANKS, Rank(3, 4, 1)),
         (SRUN, Rank(1, 2, 0)),
         (SRUN | TORCHRUN, Rank(3, 4, 1, by_torchrun=True)),
         ({}, None),
@@ -48,10 +51,16 @@ def test_ranks_share_all_cases():
 
 
 @pytest.mark.parametrize("given", [{"shard": 1, "num_shards": 4}, {"shard": "x"}, {"shard": 2}, {"num_shards": "2"}])
-def test_a_share_that_was_given_is_left_alone(given):
-    config = config_of(**given)
+def test_a_shard_is_refused_since_it_may_be_meant_for_one_process_or_for_all(given):
+    with pytest.raises(ConfigError, match="shares all cases with the others by itself"):
+        take_share(config_of(**given), Rank(1, 4, 1), [], {})
+
+
+@pytest.mark.parametrize("devices", ["x", "2,3", []])
+def test_devices_that_cannot_work_are_left_to_be_refused(devices):
+    config = config_of(devices=devices)
     take_share(config, Rank(1, 4, 1), [], {})
-    assert {key: config[key] for key in given} == given
+    assert config.trainer.devices == devices
 
 
 @pytest.mark.parametrize(
@@ -74,6 +83,8 @@ def test_each_rank_keeps_one_gpu(gpus, given, words, visible):
 def test_fewer_gpus_than_processes_are_refused():
     with pytest.raises(ConfigError, match=r"only 2 GPUs \(0, 1\)"):
         take_share(config_of(), Rank(2, 4, 2), ["0", "1"], {})
+    with pytest.raises(ConfigError, match=r"only 1 GPUs \(3\)"):
+        take_share(config_of(devices=[3]), Rank(1, 2, 1), ["0", "1"], {})
 
 
 def test_a_sweep_is_refused_in_one_of_several_processes(monkeypatch, capsys):
@@ -83,26 +94,63 @@ def test_a_sweep_is_refused_in_one_of_several_processes(monkeypatch, capsys):
     assert "Leave out -m, or torchrun and srun" in capsys.readouterr().err
 
 
+FAILS_FIRST = """
+import os, sys, time
+from segplan.entry.launched import launched_rank, leaving_together
+from segplan.errors import ImageError
+rank = launched_rank(os.environ)
+try:
+    with leaving_together(rank):
+        if rank.number:
+            open('begun', 'w').close()
+            raise ImageError('cannot be read')
+        while not os.path.exists('begun'):
+            time.sleep(0.1)
+        time.sleep(4)
+        open('done', 'w').close()
+except ImageError:
+    open('failed' if os.path.exists('done') else 'too early', 'w').close()
+    sys.exit(2)
+"""
+IS_KILLED = """
+import os, signal, sys
+from segplan.entry.launched import Rank, leaving_together
+number = int(sys.argv[1])
+with leaving_together(Rank(number, 2, number, by_torchrun=True)):
+    if number:
+        os.kill(os.getpid(), signal.SIGKILL)
+print('left', flush=True)
+"""
+
+
+def here(**extra: str) -> dict[str, str]:
+    root = Path(__file__).resolve().parents[2]
+    return os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"} | extra
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="gloo")
 def test_a_rank_of_torchruns_that_failed_leaves_when_the_others_are_done(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(
-        "import os, sys, time\n"
-        "from segplan.entry.launched import launched_rank, leaving_together\n"
-        "from segplan.errors import ImageError\n"
-        "rank = launched_rank(os.environ)\n"
-        "try:\n"
-        "    with leaving_together(rank):\n"
-        "        if rank.number:\n"
-        "            raise ImageError('cannot be read')\n"
-        "        time.sleep(4)\n"
-        "        open('done', 'w').close()\n"
-        "except ImageError:\n"
-        "    open('failed' if os.path.exists('done') else 'too early', 'w').close()\n"
-        "    sys.exit(2)\n"
-    )
+    script.write_text(FAILS_FIRST)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(torchrun, cwd=tmp_path, env=environment, capture_output=True, check=False, timeout=120)
+    done = subprocess.run(torchrun, cwd=tmp_path, env=here(), capture_output=True, check=False, timeout=120)
     assert done.returncode != 0
-    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "done", "failed"}
+    assert {path.name for path in tmp_path.iterdir()} == {"script.py", "begun", "done", "failed"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="gloo")
+def test_a_rank_that_is_killed_is_not_waited_for():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    store = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    first, second = (
+        subprocess.Popen([sys.executable, "-c", IS_KILLED, str(number)], env=here(RANK=str(number), **store), **pipes)
+        for number in (0, 1)
+    )
+    out, err = first.communicate(timeout=120)
+    second.communicate(timeout=120)
+    assert first.returncode == 0, err
+    assert out == "left\n"
+    assert "another process has ended" in err

@@ -18,6 +18,7 @@ from segplan.inference import precision as inference_precision
 from segplan.inference.probabilities import ProbabilityStore
 from segplan.jobs import fold_validation, train
 from segplan.jobs.prepare import fold_folder, prepare_run
+from segplan.jobs.run_identity import run_identity
 from segplan.jobs.train_fold import run
 from segplan.jobs.training_setup import PRECISIONS
 from segplan.training import load_checkpoint
@@ -350,3 +351,13 @@ def test_a_checkpoint_that_another_version_wrote_in_another_way_is_refused(works
     torch.save(saved, path)
     with pytest.raises(RunError, match=r"is of format 1, and this version of segplan resumes format 2.*force=true"):
         run(config)
+
+
+def test_a_run_begun_before_labels_had_a_choice_of_resampling_goes_on(tmp_path):
+    begun = run_identity(make_run(tmp_path))
+    assert run_identity(make_run(tmp_path, "plan.label_resampling=votes")) == begun
+    assert run_identity(make_run(tmp_path, "plan.label_resampling=nearest")) != begun
+    of_spatial = "augmentation.spatial.unannotated=nearest"
+    assert run_identity(make_run(tmp_path, of_spatial)) == begun
+    ignoring = [run_identity(make_run(tmp_path, "plan.ignore_label=3", *words)) for words in ([], [of_spatial])]
+    assert ignoring[0] != ignoring[1]
