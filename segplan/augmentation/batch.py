@@ -88,7 +88,7 @@ def read_source(
 
 
 def resolve_sources(
-    images: Tensor, labels: Tensor, sources: Sequence[Source], patch_size: Size, ignored: int = NO_LABEL
+    images: Tensor, labels: Tensor, sources: Sequence[Source], patch_size: Size, *, ignored: int = NO_LABEL
 ) -> tuple[Tensor, Tensor]:
     """Warp what must be warped of `images` (N, C, capacity) and `labels` (N, L, capacity).
 

@@ -162,7 +162,7 @@ class Pipeline:
         Returns:
             images (N, C, *patch_size) float32 and labels (N, L, *patch_size) int16 without -1.
         """
-        images, labels = resolve_sources(voxels, voxel_labels, sources, self.patch_box_size, self._ignored)
+        images, labels = resolve_sources(voxels, voxel_labels, sources, self.patch_box_size, ignored=self._ignored)
         if len(self.context.patch_size) == 2:
             images, labels = images.squeeze(2), labels.squeeze(2)
         images, labels = apply_to_batch(self.transforms, images, labels, [source.params for source in sources])

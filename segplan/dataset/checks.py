@@ -110,11 +110,9 @@ def _label_problems(case: Case, labels: Labels, array: np.ndarray) -> list[Probl
     elif _is_empty(array, high, labels.ignore):
         what = "the label map has no foreground"
         remedy = "Nothing to do if that is true of the case: it is kept, and left out of foreground oversampling."
-        if array.size and (array == labels.ignore).all():
+        if low == labels.ignore:
             what = "no voxel of the label map is annotated: all bear the ignore label"
-            remedy = (
-                "Leave the case out, or annotate a part of it: it teaches nothing, and nothing of it can be scored."
-            )
+            remedy = "Leave the case out, or annotate a part: it teaches nothing, and nothing of it can be scored."
         problems.append(Problem(case.identifier, what, remedy, fatal=False))
     return problems
 

@@ -66,11 +66,9 @@ class CaseExport:
         self._carried, self._start = np.empty((0, 0, 0, 0), dtype=np.float32), 0
         self._notes = [] if notes is None else notes
         self._painting = np.concatenate([np.zeros(1, self.labels.dtype), self._values.astype(self.labels.dtype)])
-        wants_more = entropy or probabilities is not None
-        self._on_device: DeviceLabels | None = None
-        if device not in (None, HOST) and not wants_more:
-            self._on_device = DeviceLabels(self._tables, painted=self._painted)
-        self._device = device
+        on_host = device == HOST or entropy or probabilities is not None
+        self._device = None if on_host else device
+        self._on_device = DeviceLabels(self._tables, painted=self._painted)
 
     def add(self, logits: NDArray[np.float32] | torch.Tensor) -> None:
         """Take the next slab, (K, depth, Y, X)."""
@@ -84,7 +82,7 @@ class CaseExport:
 
     def _make_on_device(self, slab: torch.Tensor, ready: range) -> bool:
         """Make labels where the slab is; False if that is not wanted, or has no room there."""
-        if self._on_device is None or self._device is None or slab.device.type != self._device.type:
+        if self._device is None or slab.device.type != self._device.type:
             return False
         target = in_box(self.labels, self._properties)
         try:
@@ -100,9 +98,9 @@ class CaseExport:
         return False
 
     def _make_on_host(self, slab: NDArray[np.float32], ready: range) -> None:
-        if self._on_device is not None:  # it is full, or the sums over tiles have left it: that lasts for this case
-            last = self._on_device.carried
-            self._carried, self._on_device = self._carried if last is None else as_array(last), None
+        if self._device is not None:  # it is full, or the sums over tiles have left it: that lasts for this case
+            self._device, last = None, self._on_device.carried
+            self._carried = self._carried if last is None else as_array(last)
         source = _Source(self._carried, slab, self._start, self._tables[0])
         target = in_box(self.labels, self._properties)
         rows, columns = self._tables[1:]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segplan.inference.axis_tables import AxisTable, Tables
+from segplan.inference.winners import decide, nobody
 
 _WORK_BYTES = 1 << 28
 _ARRAYS = 5  # of a class and plane: a mixture and the two gathered from it, their conversion, what is compared
@@ -65,8 +66,7 @@ class DeviceLabels:
     def _winners(self, slab: Tensor, start: int, along: AxisTable, channels: int) -> Tensor:
         """1 + the winning channel, or 0, (planes, Y, X) int32, looking at `channels` classes at a time."""
         shape = [len(along.shares), *(len(shares) for _, _, shares in self._on_device)]
-        numbers = torch.zeros(shape, dtype=torch.int32, device=slab.device)
-        best = torch.full(shape, 0.0 if self._painted else -torch.inf, device=slab.device)
+        so_far = nobody(shape, slab.device, painted=self._painted)
         shares = torch.from_numpy(along.shares).to(slab.device)
         for first in range(0, len(slab), channels):
             some = slice(first, first + channels)
@@ -75,13 +75,9 @@ class DeviceLabels:
             del below, above
             for axis, (low, high, own_shares) in enumerate(self._on_device, start=2):
                 part = _mixed(part.index_select(axis, low), part.index_select(axis, high), own_shares, axis)
-            for number, logits in enumerate(part, start=first + 1):
-                wins = logits > best
-                numbers.masked_fill_(wins, number)
-                if not self._painted:
-                    torch.maximum(best, logits, out=best)
-            del part, logits, wins
-        return numbers
+            decide(part, first + 1, so_far, painted=self._painted)
+            del part
+        return so_far[0]
 
     def _planes(self, slab: Tensor, channels: slice, indices: NDArray[np.int64]) -> Tensor:
         """Planes of some channels as a new tensor (channels, planes, Y, X); index -1 is the slab's before."""

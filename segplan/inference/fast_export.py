@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from segplan.dataset import Labels
 from segplan.inference.case_export import channel_values, in_box, label_type, original_shape
+from segplan.inference.winners import decide, nobody
 from segplan.preprocessing import CaseProperties, PreprocessingPlan, resample_labels
 
 
@@ -28,8 +29,7 @@ class FastExport:
         self._properties, self._plan, self._meaning = properties, plan, labels
         values = channel_values(labels)
         # Numbers of channels, not values: they fit the smallest type whatever the dataset calls its labels.
-        self._painted, offset = labels.has_regions, int(labels.has_regions)
-        self._values = np.concatenate([np.zeros(offset, dtype=values.dtype), values])
+        self._painted, self._values = labels.has_regions, np.concatenate([np.zeros(1, dtype=values.dtype), values])
         narrow = len(self._values) <= np.iinfo(np.int8).max
         self._grid = np.zeros(properties.shape, dtype=np.int8 if narrow else np.int16)
         self._start = 0
@@ -37,7 +37,9 @@ class FastExport:
     def add(self, logits: torch.Tensor) -> None:
         """Take the next slab, (K, depth, Y, X)."""
         stop = self._start + logits.shape[1]
-        self._grid[self._start : stop] = _decide(logits, self._painted).cpu().numpy()
+        numbers, best = nobody(logits.shape[1:], logits.device, painted=self._painted)
+        decide(logits, 1, (numbers, best), painted=self._painted)
+        self._grid[self._start : stop] = numbers.cpu().numpy()
         self._start = stop
 
     @property
@@ -53,17 +55,3 @@ class FastExport:
         for plane, source in zip(in_box(result, properties), numbers, strict=True):
             plane[...] = values[source]
         return result
-
-
-def _decide(logits: torch.Tensor, painted: bool) -> torch.Tensor:
-    """The channel with the largest logit, the first of equal ones; for regions 1 + the last positive one, or 0."""
-    numbers = torch.zeros(logits.shape[1:], dtype=torch.int16, device=logits.device)
-    best = logits[0].clone()
-    for number, channel in enumerate(logits):
-        if painted:
-            numbers[channel > 0] = number + 1
-        else:
-            wins = channel > best
-            numbers[wins] = number
-            best = torch.maximum(best, channel)
-    return numbers

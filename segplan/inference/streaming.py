@@ -105,21 +105,14 @@ def segment_case(
     source = image if not label_channels or case.labels is None else LabelledImage(image, case.labels, label_channels)
     notes: list[str] = []
     export: CaseExport | FastExport
-    if tiling.fast:
-        if probabilities is not None or entropy:
-            raise ValueError("fast inference gives labels, neither probabilities nor entropy")
+    if not tiling.fast:
+        how: dict[str, Any] = {"entropy": entropy, "probabilities": probabilities, "notes": notes}
+        how |= {"are_probabilities": tiling.probabilities, "device": None if tiling.export_on_host else target}
+        export = CaseExport(case.properties, plan, labels, **how)
+    elif probabilities is None and not entropy:
         export = FastExport(case.properties, plan, labels)
     else:
-        export = CaseExport(
-            case.properties,
-            plan,
-            labels,
-            entropy=entropy,
-            probabilities=probabilities,
-            are_probabilities=tiling.probabilities,
-            device=None if tiling.export_on_host else target,
-            notes=notes,
-        )
+        raise ValueError("fast inference gives labels, neither probabilities nor entropy")
     seconds = {"network": 0.0, "export": 0.0}
     start = time.perf_counter()
     slabs = _timed(stream_logits(networks, source, tiling, target, notes), seconds)

@@ -87,10 +87,7 @@ class PatchDataModule(LightningDataModule):
         super().__init__()
         _check_num_workers(num_workers)
         check_jitter(foreground_jitter)
-        if not isinstance(class_balance, bool):
-            raise ConfigError(
-                f"{class_balance!r} is neither true nor false", "data.class_balance", "Use true or false."
-            )
+        _check_class_balance(class_balance)
         self.store = CaseStore(Path(store_folder))
         self.split = split
         self.patch_size = tuple(patch_size)
@@ -308,6 +305,11 @@ class PatchDataModule(LightningDataModule):
                 self.store.folder,
                 "Run plan.py for the dataset with force=true.",
             )
+
+
+def _check_class_balance(class_balance: bool) -> None:
+    if not isinstance(class_balance, bool):
+        raise ConfigError(f"{class_balance!r} is neither true nor false", "data.class_balance", "Use true or false.")
 
 
 def _check_num_workers(num_workers: int | str) -> None:

@@ -20,6 +20,11 @@ from segplan.planning.yaml_text import Entry, flow, section, whole
 
 _MARK = "# content "
 _MARK_LINE = re.compile(rf"^{_MARK}([0-9a-f]{{16}}):.*\n", re.MULTILINE)
+_LABEL_RESAMPLING = {
+    "annotated": "the ignore label only where the nearest voxel bears it; it outvotes no other (nnU-Net: votes)",
+    "votes": "the label with the most weight around a point, as in nnU-Net; here the ignore label outvotes others",
+    "nearest": "the nearest voxel's label (nnU-Net: votes)",
+}
 _PURPOSE = {
     "2d": "Slices one by one at full resolution: for pictures, and for volumes with thick slices.",
     "3d_fullres": "Volumes in patches at full resolution: the one to train first.",
@@ -96,13 +101,6 @@ def is_edited(text: str) -> bool:
     """Whether the text of an emitted file is not what was written: a person edited it (or wrote it)."""
     mark = _MARK_LINE.search(text)
     return mark is None or mark.group(1) != _hash(_MARK_LINE.sub("", text, count=1))
-
-
-_LABEL_RESAMPLING = {
-    "annotated": "the ignore label only where the nearest voxel bears it; it outvotes no other (nnU-Net: votes)",
-    "votes": "the label with the most weight around a point, as in nnU-Net; here the ignore label outvotes others",
-    "nearest": "the nearest voxel's label (nnU-Net: votes)",
-}
 
 
 def dataset_yaml(plan: DatasetPlan) -> str:

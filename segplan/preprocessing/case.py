@@ -130,9 +130,8 @@ def preprocess(
     labels = None
     if label_map is not None:
         marked = _marked(_crop(label_map, original_box).transpose(plan.transpose), inside)
-        nearest, ignored = plan.label_resampling == "nearest", None
-        if plan.label_resampling == "annotated":
-            ignored = ignore_label
+        nearest = plan.label_resampling == "nearest"
+        ignored = ignore_label if plan.label_resampling == "annotated" else None
         labels = resample_labels(marked, properties.shape, current, target, nearest=nearest, ignored=ignored)
         np.greater_equal(marked, 0, out=inside)
         del marked

@@ -131,6 +131,12 @@ def test_a_label_map_without_foreground_is_noted(content):
     assert "no foreground" in problem.what
 
 
+def test_a_label_map_that_is_ignored_as_a_whole_is_said_to_be_no_annotation():
+    problem = only(image(), labels(np.full((1, *SHAPE), 3, dtype=np.uint8)), ignore=3)
+    assert not problem.fatal
+    assert "no voxel of the label map is annotated" in problem.what
+
+
 def test_the_ignore_label_is_known():
     array = np.zeros((1, *SHAPE), dtype=np.uint8)
     array[0, 0, 0, :2] = (3, 1)

@@ -361,3 +361,10 @@ def test_a_run_begun_before_labels_had_a_choice_of_resampling_goes_on(tmp_path):
     assert run_identity(make_run(tmp_path, of_spatial)) == begun
     ignoring = [run_identity(make_run(tmp_path, "plan.ignore_label=3", *words)) for words in ([], [of_spatial])]
     assert ignoring[0] != ignoring[1]
+
+
+def test_a_validation_with_other_overrides_is_told_to_repeat_them_not_to_start_over(tmp_path):
+    run(make_run(tmp_path, "trainer.max_epochs=1"))
+    with pytest.raises(RunError, match=r"Give the overrides that it was trained with.*config\.yaml") as refused:
+        run(make_run(tmp_path, "mode=validate", "data.batch_size=3"))
+    assert "force" not in str(refused.value)
